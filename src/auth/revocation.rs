@@ -1,0 +1,1 @@
+//! Fetches and keeps the list of revoked API keys.

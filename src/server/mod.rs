@@ -1,0 +1,1 @@
+//! Listeners and the life of connections.
