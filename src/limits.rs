@@ -91,3 +91,28 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tasks get this long to end by themselves once everything else is drained.
 pub const TASK_JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+// Service: nudges after cut pages.
+
+/// Reports of cut pages, and nudges planned for later, that may wait.
+pub const MAX_QUEUED_NUDGES: usize = 10_000;
+/// Cut pages remembered to tell a client that moves on from one that is stuck.
+pub const MAX_TRACKED_CUT_PAGES: usize = 100_000;
+/// How long a cut page is remembered after it was last listed.
+pub const NUDGE_MEMORY: Duration = Duration::from_secs(1_800);
+/// Pause before a client that listed the same page twice is woken.
+pub const NUDGE_FIRST_DELAY: Duration = Duration::from_secs(1);
+/// Longest pause before such a client is woken.
+pub const NUDGE_MAX_DELAY: Duration = Duration::from_secs(600);
+
+// Server: connections that stay.
+
+/// Silence on an HTTP/2 connection after which the server asks whether the peer is there. Native
+/// clients ask every five seconds themselves.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the peer may take to answer that.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A write to a socket that makes no progress for this long ends the connection.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Buffer of an HTTP/1 connection, in bytes; bounds a request's head.
+pub const MAX_HTTP1_BUFFER_BYTES: usize = 64 * 1024;

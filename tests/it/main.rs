@@ -1,1 +1,20 @@
-//! Integration tests: the real server over real sockets.
+//! Integration tests: the real server over real sockets, one binary for all of them.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test ends when something is off, and runs tasks as clients do"
+)]
+
+mod bad_input;
+mod drain;
+mod durability;
+mod health;
+mod listen;
+mod locks;
+mod records;
+mod support;
+mod web;
