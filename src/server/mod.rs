@@ -1,1 +1,4 @@
 //! Listeners and the life of connections.
+
+pub mod admin;
+pub mod layers;
