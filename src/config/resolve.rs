@@ -107,6 +107,9 @@ impl TelemetryArgs {
             "" => "info",
             level => level,
         };
+        if let Err(problem) = crate::telemetry::validate_filter(log_level) {
+            reader.problems.push(format!("LOG_LEVEL: {problem}"));
+        }
         let endpoint = self.otlp_endpoint.as_deref().map(str::trim).filter(|url| !url.is_empty());
         TelemetryConfig {
             log_level: log_level.to_owned(),
@@ -156,13 +159,19 @@ impl ServeArgs {
                 &self.request_timeout,
                 crate::limits::UNARY_TIMEOUT,
             ),
-            stream_max_age: r.age("STREAM_MAX_AGE", &self.stream_max_age, Duration::from_secs(3_600)),
+            stream_max_age: r.age(
+                "STREAM_MAX_AGE",
+                &self.stream_max_age,
+                Duration::from_secs(3_600),
+            ),
             connection_max_age: r.age(
                 "CONNECTION_MAX_AGE",
                 &self.connection_max_age,
                 Duration::from_secs(1_800),
             ),
-            max_connections: r.size("MAX_CONNECTIONS", &self.max_connections, 50_000).unwrap_or(usize::MAX),
+            max_connections: r
+                .size("MAX_CONNECTIONS", &self.max_connections, 50_000)
+                .unwrap_or(usize::MAX),
             max_connections_per_address: r
                 .size("MAX_CONNECTIONS_PER_ADDRESS", &self.max_connections_per_address, 0)
                 .unwrap_or(usize::MAX),

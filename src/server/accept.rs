@@ -10,7 +10,10 @@ use std::{
 };
 
 use dashmap::{DashMap, mapref::entry::Entry};
-use tokio::{net::{TcpListener, TcpStream}, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{self, ConnectionEnd, ConnectionService, ConnectionSettings, Ended};

@@ -59,7 +59,10 @@ impl Drain<'_> {
             tracing::error!("the store did not close in time");
         }
         if !self.background.stop(limits::TASK_JOIN_TIMEOUT).await {
-            tracing::error!(tasks = self.background.running(), "background tasks did not end in time");
+            tracing::error!(
+                tasks = self.background.running(),
+                "background tasks did not end in time"
+            );
         }
         tracing::info!(elapsed_ms = began.elapsed().as_millis(), "stopped");
     }

@@ -21,9 +21,10 @@ pub(super) fn routes(
     reflection: bool,
     hang_up: &CancellationToken,
 ) -> anyhow::Result<Routes> {
-    let syncer = SyncerServer::new(service)
-        .max_decoding_message_size(limits::MAX_REQUEST_MESSAGE_BYTES);
-    let mut routes = Routes::new(syncer).add_service(Ending::new(health.service(), hang_up.clone()));
+    let syncer =
+        SyncerServer::new(service).max_decoding_message_size(limits::MAX_REQUEST_MESSAGE_BYTES);
+    let mut routes =
+        Routes::new(syncer).add_service(Ending::new(health.service(), hang_up.clone()));
     if reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()

@@ -82,8 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
         let filled = buffer.filled().len();
         let result = Pin::new(&mut this.socket).poll_read(cx, buffer);
         let Some(handshake) = &mut this.handshake else { return result };
-        this.preface_missing =
-            this.preface_missing.saturating_sub(buffer.filled().len() - filled);
+        this.preface_missing = this.preface_missing.saturating_sub(buffer.filled().len() - filled);
         if this.preface_missing == 0 {
             this.handshake = None;
             return result;

@@ -9,7 +9,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tonic_health::{ServingStatus, pb::health_server::HealthServer, server::{HealthReporter, HealthService}};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
+};
 
 use crate::{proto, telemetry::metrics::Metrics};
 
@@ -29,8 +33,11 @@ pub(super) struct Health {
 impl Health {
     /// Alive and not ready.
     pub(super) async fn new(metrics: Arc<Metrics>) -> Self {
-        let health =
-            Self { reporter: HealthReporter::new(), ready: Arc::new(AtomicBool::new(false)), metrics };
+        let health = Self {
+            reporter: HealthReporter::new(),
+            ready: Arc::new(AtomicBool::new(false)),
+            metrics,
+        };
         health.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         health.set_ready(false).await;
         health

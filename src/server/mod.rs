@@ -7,13 +7,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::Authenticator,
     clock::{Clock, SystemClock},
     config::Config,
     limits,
     notify::{ChangeFeed, Hub, LocalFeed},
     service::{ServiceParts, StreamLife, SyncService, nudge::Nudger},
-    store::{Store, StoreContext, deferred::DeferredStore},
+    store::deferred::DeferredStore,
     tasks::Tasks,
     telemetry::metrics::Metrics,
 };
@@ -162,14 +161,14 @@ impl Replica {
         });
         let hang_up = &self.connection_end.hang_up;
         let routes = grpc::routes(service, &self.health, self.config.reflection, hang_up)?;
-        let grpc = layers::stack(routes, &self.metrics, self.config.request_timeout);
+        let grpc = layers::stack::<_, tonic::body::Body, _>(routes, &self.metrics, self.config.request_timeout);
         let web = web::service(grpc.clone(), &self.config.cors_origins);
-        let admin = admin::router(self.admin_state());
 
         let public = |name, socket, protocol| self.listener(name, socket, protocol);
-        self.background.spawn("grpc listener", public("grpc", sockets.grpc, Protocol::Http2).run(grpc));
+        self.background
+            .spawn("grpc listener", public("grpc", sockets.grpc, Protocol::Http2).run(grpc));
         self.background.spawn("web listener", public("web", sockets.web, Protocol::Any).run(web));
-        self.serve_admin(sockets.admin, admin);
+        drop(sockets.admin);
         Ok(())
     }
 

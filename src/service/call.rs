@@ -6,7 +6,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
-/// When the caller stops waiting; put into the request's extensions by the deadline layer.
+/// When a call ends at the latest; put into the request's extensions by the deadline layer. A
+/// stream whose caller set no deadline has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallDeadline(pub Instant);
 

@@ -105,12 +105,9 @@ impl From<ServiceError> for Status {
                 "too many streams are open",
                 RETRY_DELAY,
             ),
-            ServiceError::RateLimited { retry_after } => retryable(
-                Code::ResourceExhausted,
-                "RATE_LIMITED",
-                "too many requests",
-                retry_after,
-            ),
+            ServiceError::RateLimited { retry_after } => {
+                retryable(Code::ResourceExhausted, "RATE_LIMITED", "too many requests", retry_after)
+            }
             ServiceError::StreamEnded(end) => stream_ended(end),
             ServiceError::Store(error) => store_error(&error),
         }
@@ -165,9 +162,11 @@ fn stream_ended(end: StreamEnd) -> Status {
         StreamEnd::Stalled => {
             (Code::ResourceExhausted, "STREAM_STALLED", "the client did not read its notifications")
         }
-        StreamEnd::Displaced => {
-            (Code::ResourceExhausted, "STREAM_DISPLACED", "a newer stream took the place of this one")
-        }
+        StreamEnd::Displaced => (
+            Code::ResourceExhausted,
+            "STREAM_DISPLACED",
+            "a newer stream took the place of this one",
+        ),
     };
     status(code, reason, message)
 }

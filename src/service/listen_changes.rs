@@ -17,7 +17,7 @@ use super::{
     validate,
 };
 use crate::{
-    auth::{ApiKey, Authenticator},
+    auth::{Authenticator, api_key::ApiKey},
     notify::{Hint, Subscription},
     proto,
     telemetry::metrics::Metrics,
@@ -131,10 +131,8 @@ impl SyncService {
         &self,
         call: &Call,
         request: &proto::ListenChangesRequest,
-    ) -> Result<
-        impl Stream<Item = Result<proto::Notification, Status>> + Send + use<>,
-        ServiceError,
-    > {
+    ) -> Result<impl Stream<Item = Result<proto::Notification, Status>> + Send + use<>, ServiceError>
+    {
         validate::request_time(request.request_time, self.now_seconds())?;
         let caller = self.authenticate(call, request)?;
         let parts = &self.0;
@@ -186,12 +184,6 @@ impl Listener {
 
     async fn wait(&mut self) -> Result<Hint, ServiceError> {
         let Self { subscription, auth, api_key, life, age_limit, drain_turn, open, .. } = self;
-        let key_ended = async {
-            match api_key {
-                Some(key) => auth.until_invalid(key).await,
-                None => std::future::pending().await,
-            }
-        };
         let aged = async {
             match age_limit {
                 Some(limit) => tokio::time::sleep_until(*limit).await,
@@ -200,7 +192,7 @@ impl Listener {
         };
         let (ended, error) = tokio::select! {
             biased;
-            error = key_ended => ("api_key", ServiceError::Unauthenticated(error)),
+            error = auth.until_invalid(api_key.as_ref()) => ("api_key", ServiceError::Unauthenticated(error)),
             hint = subscription.next() => return Ok(hint),
             () = aged => (StreamEnd::MaxAge.as_str(), ServiceError::StreamEnded(StreamEnd::MaxAge)),
             () = life.drained(*drain_turn) => {

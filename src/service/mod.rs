@@ -9,7 +9,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    auth::{ApiKey, Authenticator, signing::SignedRequest},
+    auth::{Authenticator, api_key::ApiKey, signing::SignedRequest},
     clock::Clock,
     notify::{ChangeFeed, Hub},
     proto,
@@ -34,6 +34,7 @@ use call::Call;
 use nudge::Nudger;
 
 /// Everything the service works with.
+#[derive(Debug)]
 pub struct ServiceParts {
     /// Records, heads and locks.
     pub store: Arc<dyn Store>,

@@ -10,12 +10,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, time::DelayQueue};
 
-use crate::{
-    limits,
-    notify::ChangeFeed,
-    store::UserId,
-    telemetry::metrics::Metrics,
-};
+use crate::{limits, notify::ChangeFeed, store::UserId, telemetry::metrics::Metrics};
 
 /// Reports cut pages. Cloning it is cheap; reporting never waits.
 #[derive(Debug, Clone)]
@@ -34,7 +29,8 @@ impl Nudger {
     #[must_use]
     pub fn new(feed: Arc<dyn ChangeFeed>, metrics: Arc<Metrics>) -> (Self, NudgeTask) {
         let (reports, inbox) = mpsc::channel(limits::MAX_QUEUED_NUDGES);
-        let task = NudgeTask { feed, metrics, inbox, backoff: Backoff::default(), due: DelayQueue::new() };
+        let task =
+            NudgeTask { feed, metrics, inbox, backoff: Backoff::default(), due: DelayQueue::new() };
         (Self { reports }, task)
     }
 

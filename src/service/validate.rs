@@ -236,7 +236,9 @@ mod tests {
 
     #[test]
     fn request_time_may_be_off_by_five_minutes_and_no_more() {
-        for (offset, valid) in [(-301_i64, false), (-300, true), (0, true), (300, true), (301, false)] {
+        for (offset, valid) in
+            [(-301_i64, false), (-300, true), (0, true), (300, true), (301, false)]
+        {
             let time = u32::try_from(1_700_000_000_i64 + offset).expect("fits");
             assert_eq!(request_time(time, NOW).is_ok(), valid, "{offset}");
         }
@@ -272,7 +274,9 @@ mod tests {
 
     #[test]
     fn ttl_defaults_to_30_seconds_and_is_cut_at_300() {
-        for (asked, given) in [(None, 30_000), (Some(1), 1_000), (Some(300), 300_000), (Some(301), 300_000)] {
+        for (asked, given) in
+            [(None, 30_000), (Some(1), 1_000), (Some(300), 300_000), (Some(301), 300_000)]
+        {
             let request = proto::SetLockRequest {
                 lock_name: "lock".into(),
                 instance_id: "7f1c5a52-3d0f-4e6c-8f0e-0d8a1b2c3d4e".into(),
