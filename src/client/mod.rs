@@ -42,7 +42,8 @@ use crate::{
 mod backoff;
 mod error;
 mod signer;
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod tests;
 mod watch;
 

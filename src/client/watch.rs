@@ -72,7 +72,7 @@ impl fmt::Debug for Watch {
 
 enum State {
     Pausing(Duration),
-    Subscribed { notifications: Streaming<Notification>, since: Instant },
+    Subscribed { notifications: Box<Streaming<Notification>>, since: Instant },
 }
 
 struct Subscriber {
@@ -88,6 +88,7 @@ impl Subscriber {
                 tokio::time::sleep(*pause).await;
                 match self.subscribe().await {
                     Ok(notifications) => {
+                        let notifications = Box::new(notifications);
                         self.state = State::Subscribed { notifications, since: Instant::now() };
                         return WatchEvent::Live;
                     }
