@@ -1,1 +1,3 @@
 //! Integration tests: the real server over real sockets.
+
+mod cli;
