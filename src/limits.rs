@@ -142,3 +142,24 @@ pub const MAX_REQUEST_ID_BYTES: usize = 64;
 pub const MAX_ADMIN_BODY_BYTES: usize = 4 * 1024;
 /// Longest time that the admin port waits for all checks of `/readyz?verbose` and `/statusz`.
 pub const ADMIN_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+// Client library: defaults, and bounds of what it does by itself.
+
+/// Longest time a client gives one call, all its attempts together.
+pub const CLIENT_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time a client waits for a connection to be made.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most attempts at one call, the first included.
+pub const CLIENT_CALL_ATTEMPTS: u32 = 4;
+/// Upper end of the pause before a client's second attempt; doubles with each further one.
+pub const CLIENT_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause before a client's next attempt at a call.
+pub const CLIENT_MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Upper end of the pause before a client subscribes again; doubles with each failure.
+pub const CLIENT_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause before a client subscribes again.
+pub const CLIENT_MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
+/// Silence on a connection after which a client asks whether the server is still there.
+pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Longest wait for the answer to that question.
+pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
