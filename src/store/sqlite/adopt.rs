@@ -2,7 +2,9 @@
 //!
 //! All of it happens in the migration's transaction, after a copy of the file was made beside
 //! it. The Go server's data tables stay under other names; its `schema_migrations` stays and is
-//! marked dirty, so that an old process refuses to start instead of making empty tables.
+//! marked dirty, so that an old process refuses to start instead of making empty tables. (Its
+//! early versions look at no migrations in a file that exists; they fail at every request, for
+//! want of their tables.)
 //!
 //! Whatever the Go server cannot have written (a user id that is not 33 bytes of lower-case hex,
 //! a revision below 1, an id that is no text) ends the adoption: nobody could ever reach such a
@@ -160,8 +162,8 @@ fn check_schema(connection: &Connection) -> Result<(), MigrateError> {
     Ok(())
 }
 
-/// Makes those of the Go server's tables that an early version lacks, so that all later steps
-/// find the same.
+/// Makes those of the Go server's tables and columns that its early versions lack, so that all
+/// later steps find the same. Early locks were shared ones.
 fn create_missing(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS records (user_id TEXT NOT NULL, id TEXT NOT NULL,
@@ -173,7 +175,15 @@ fn create_missing(connection: &Connection) -> rusqlite::Result<()> {
              instance_id TEXT NOT NULL, expires_at INTEGER NOT NULL,
              exclusive INTEGER NOT NULL, PRIMARY KEY (user_id, lock_name, instance_id));
          CREATE TABLE IF NOT EXISTS schema_migrations (version uint64, dirty bool)",
-    )
+    )?;
+    if !connection.column_exists(None, "records", "schema_version")? {
+        connection.execute_batch("ALTER TABLE records ADD COLUMN schema_version TEXT")?;
+    }
+    if !connection.column_exists(None, "locks", "exclusive")? {
+        let sql = "ALTER TABLE locks ADD COLUMN exclusive INTEGER NOT NULL DEFAULT 0";
+        connection.execute_batch(sql)?;
+    }
+    Ok(())
 }
 
 /// Refuses rows that no client could reach.

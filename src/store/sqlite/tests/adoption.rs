@@ -196,13 +196,23 @@ async fn live_locks_arrive_once_per_instance() {
 }
 
 #[test]
-fn the_first_schema_without_locks_is_adopted() {
-    let directory = TempDir::new().unwrap();
-    let file = go_file(directory.path());
-    file.execute_batch("DROP TABLE locks; UPDATE schema_migrations SET version = 1").unwrap();
-    go_record(&file, user(1), "r", 1, Some(b"x"));
-    drop(file);
-    assert_eq!(adopted(directory.path()).records, 1);
+fn early_schemas_are_adopted() {
+    let now = NOW_MS / 1_000;
+    for (drop, locks) in [
+        ("DROP TABLE locks; UPDATE schema_migrations SET version = 1", 0),
+        ("ALTER TABLE records DROP COLUMN schema_version", 1),
+        ("ALTER TABLE locks DROP COLUMN exclusive", 1),
+        ("DROP TABLE schema_migrations", 1),
+    ] {
+        let directory = TempDir::new().unwrap();
+        let file = go_file(directory.path());
+        go_record(&file, user(1), "r", 1, Some(b"x"));
+        go_lock(&file, user(1), "l", &instance(1).to_string(), now + 9);
+        file.execute_batch(drop).unwrap();
+        file.close().unwrap();
+        let report = adopted(directory.path());
+        assert_eq!((report.records, report.locks), (1, locks), "{drop}");
+    }
 }
 
 #[test]
