@@ -72,8 +72,7 @@ impl PostgresStore {
         let locks =
             Locks::new(config.statement_timeout, quotas.max_locks, metrics.store_retries.clone());
         let status = StatusCheck::new(Arc::clone(&connector), metrics.schema_version.clone());
-        let writers =
-            Writers::start(config, &connector, &feed, quotas, &metrics, tasks, &closed);
+        let writers = Writers::start(config, &connector, &feed, quotas, &metrics, tasks, &closed);
         Ok(Self { lender, writers, locks, status, closed })
     }
 
