@@ -114,9 +114,15 @@ pub async fn run(
     let addresses = sockets.addresses()?;
     let replica = Replica::new(config, metrics, log).await;
     replica.serve(sockets).await?;
-    replica.open_store().await?;
-    listening(addresses);
-    shutdown.await;
+    let mut shutdown = std::pin::pin!(shutdown);
+    tokio::select! {
+        opened = replica.open_store() => {
+            opened?;
+            listening(addresses);
+            shutdown.await;
+        }
+        () = &mut shutdown => {}
+    }
     replica.drain().await;
     Ok(())
 }

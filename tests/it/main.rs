@@ -17,5 +17,6 @@ mod health;
 mod listen;
 mod locks;
 mod records;
+mod store_postgres;
 mod support;
 mod web;

@@ -8,17 +8,10 @@ use reqwest::{Client, Method, Response};
 use crate::support::{
     client::{Wallet, fresh_key, now},
     engine::{Engine, Fixture},
+    http::{http1, http2},
     server::Server,
     wait::within,
 };
-
-fn http1() -> Client {
-    Client::builder().http1_only().build().expect("a client")
-}
-
-fn http2() -> Client {
-    Client::builder().http2_prior_knowledge().build().expect("a client")
-}
 
 fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
