@@ -53,6 +53,13 @@ pub const MAX_CACHED_API_KEYS: usize = 10_000;
 pub const MAX_REVOCATION_LIST_BYTES: usize = 16 * 1024 * 1024;
 /// Longest wait for a revocation list.
 pub const REVOCATION_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most redirects followed on the way to a revocation list.
+pub const MAX_REVOCATION_REDIRECTS: usize = 3;
+/// Pause after the first failure while no revocation list was ever fetched; doubles with each
+/// further one up to the refresh time.
+pub const REVOCATION_FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest time until the API key of an open stream is looked at again.
+pub const API_KEY_RECHECK_INTERVAL: Duration = Duration::from_secs(300);
 
 // Store: write batches.
 

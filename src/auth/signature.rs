@@ -17,6 +17,17 @@ pub enum SignatureError {
     Unrecoverable,
 }
 
+impl SignatureError {
+    /// The cause as a label of metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Format(_) => "signature_malformed",
+            Self::Unrecoverable => "signature_unrecoverable",
+        }
+    }
+}
+
 /// Finds who signed `request`, and the digest that was signed.
 ///
 /// A signature over other bytes does not fail: it recovers to another key, whose records are

@@ -1,0 +1,3 @@
+module api_keys
+
+go 1.26
