@@ -91,3 +91,22 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tasks get this long to end by themselves once everything else is drained.
 pub const TASK_JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+// Telemetry.
+
+/// Finished spans that may wait for the trace collector; further ones are dropped.
+pub const MAX_QUEUED_SPANS: usize = 4_096;
+/// Time between two messages to the trace collector.
+pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to the trace collector.
+pub const TRACE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the trace collector to take one message.
+pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait at the end of the process for the last spans to be taken.
+pub const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest request id taken from a caller, in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+/// Largest body of a request to the admin port, in bytes.
+pub const MAX_ADMIN_BODY_BYTES: usize = 4 * 1024;
+/// Longest time that the admin port waits for all checks of `/readyz?verbose` and `/statusz`.
+pub const ADMIN_CHECK_TIMEOUT: Duration = Duration::from_secs(2);

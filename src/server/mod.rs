@@ -1,1 +1,3 @@
 //! Listeners and the life of connections.
+
+pub mod layers;
