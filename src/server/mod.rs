@@ -1,3 +1,4 @@
 //! Listeners and the life of connections.
 
+pub mod admin;
 pub mod layers;
