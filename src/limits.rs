@@ -119,3 +119,22 @@ pub const CLIENT_MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
 pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest wait for the answer to that question.
 pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+// Telemetry.
+
+/// Finished spans that may wait for the trace collector; further ones are dropped.
+pub const MAX_QUEUED_SPANS: usize = 4_096;
+/// Time between two messages to the trace collector.
+pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to the trace collector.
+pub const TRACE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the trace collector to take one message.
+pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait at the end of the process for the last spans to be taken.
+pub const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest request id taken from a caller, in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+/// Largest body of a request to the admin port, in bytes.
+pub const MAX_ADMIN_BODY_BYTES: usize = 4 * 1024;
+/// Longest time that the admin port waits for all checks of `/readyz?verbose` and `/statusz`.
+pub const ADMIN_CHECK_TIMEOUT: Duration = Duration::from_secs(2);

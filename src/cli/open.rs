@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use crate::{
+    auth::revocation::RevocationList,
+    clock::SystemClock,
     config::{EngineConfig, RevocationConfig, StoreConfig},
     store::{
         Store, StoreError,
         migrate::{AdoptionReport, MigrateError, SchemaState},
         transfer::Transfer,
     },
+    telemetry::metrics::Metrics,
 };
 
 /// The engine's name, for messages.
@@ -47,6 +50,8 @@ pub(super) async fn transfer(config: &StoreConfig) -> Result<Box<dyn Transfer>, 
 }
 
 /// Fetches the revocation list once; returns the number of its entries.
-pub(super) async fn revocation_list(config: &RevocationConfig) -> Result<usize, String> {
-    Err(format!("this program cannot fetch {}", config.url))
+pub(super) async fn revocation_list(config: &RevocationConfig) -> anyhow::Result<usize> {
+    let list = RevocationList::new(config, Arc::new(SystemClock), Arc::new(Metrics::new()))?;
+    list.fetch_once().await?;
+    Ok(list.entries().unwrap_or(0))
 }

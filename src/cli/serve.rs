@@ -9,7 +9,7 @@ use super::{Exit, open};
 use crate::{
     config::{Config, ServeArgs},
     server::{self, Addresses},
-    telemetry::metrics::Metrics,
+    telemetry::{Telemetry, metrics::Metrics},
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -54,5 +54,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             "Server listening at {grpc}"
         );
     };
-    server::run(config, Arc::new(Metrics::new()), listening, stop).await
+    let telemetry = Telemetry::init(&config.telemetry).context("cannot set up logs and traces")?;
+    let ended = server::run(config, Arc::new(Metrics::new()), listening, stop).await;
+    telemetry.shutdown().await;
+    ended
 }

@@ -4,6 +4,9 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use crate::{config::Config, telemetry::metrics::Metrics};
 
+pub mod admin;
+pub mod layers;
+
 /// The addresses a server listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
