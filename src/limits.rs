@@ -73,6 +73,23 @@ pub const MAX_POSTGRES_BATCH_BYTES: usize = 1024 * 1024;
 pub const MAX_SQLITE_BATCH_ROWS: usize = 128;
 /// Connections that read from SQLite.
 pub const SQLITE_READERS: usize = 4;
+/// Most reads waiting for or using a SQLite connection; further ones are turned away.
+pub const MAX_QUEUED_SQLITE_READS: usize = 4_096;
+/// Longest wait for another process that writes to the same SQLite file.
+pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for another process that migrates the same SQLite file.
+pub const SQLITE_MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pages of the SQLite log that are moved into the file at once (16 MiB): fewer, larger moves
+/// keep commits even.
+pub const SQLITE_CHECKPOINT_PAGES: u32 = 4_096;
+/// The SQLite log is cut back to this size once it is empty, in bytes.
+pub const SQLITE_LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// Expired locks of any user that each lock request removes from SQLite, besides the user's own.
+pub const SQLITE_LOCK_SWEEP_ROWS: u32 = 16;
+/// Longest time that closing SQLite waits for what was queued.
+pub const SQLITE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time of one read of a transfer between stores.
+pub const TRANSFER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 // Server: connections.
 
