@@ -69,6 +69,28 @@ pub const MAX_QUEUED_WRITES: usize = 4_096;
 pub const MAX_POSTGRES_BATCH_ROWS: usize = 32;
 /// Most data bytes in one Postgres batch.
 pub const MAX_POSTGRES_BATCH_BYTES: usize = 1024 * 1024;
+/// Longest wait for a row lock in Postgres; whoever holds one for longer has stopped.
+pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time past its statement timeout that a Postgres call may stay unanswered.
+pub const POSTGRES_ANSWER_GRACE: Duration = Duration::from_secs(1);
+/// First and longest pause of a user whose rows other replicas keep changing.
+pub const CONTENTION_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(2), Duration::from_millis(50));
+/// First and longest pause between attempts to reach a lost database.
+pub const RECONNECT_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(25), Duration::from_millis(1_000));
+/// Connections on which a read or a lock is tried before the database counts as unavailable.
+pub const MAX_CONNECTIONS_TRIED: u32 = 3;
+/// Longest attempt to cancel a statement that nobody waits for any more.
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time one statement of a transfer may take.
+pub const TRANSFER_STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest wait for another process that migrates, or for the writers of a table to be altered.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Times an adoption is begun anew because it and a writer waited for each other.
+pub const MAX_ADOPTION_ATTEMPTS: u32 = 5;
+/// Longest time a closing store is given for the writes that wait.
+pub const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most operations in one SQLite commit.
 pub const MAX_SQLITE_BATCH_ROWS: usize = 128;
 /// Connections that read from SQLite.

@@ -194,14 +194,14 @@ fn go_data(engine: &EngineConfig, state: &SchemaState) -> Option<Finding> {
 /// Compares the clocks that requests and lock expiries are judged by.
 async fn clock(config: &StoreConfig) -> Finding {
     let deadline = Instant::now() + DATABASE_TIMEOUT;
-    let store = match open::store(config).await {
-        Ok(store) => store,
-        Err(error) => return Finding::fail("clock", error.to_string()),
+    let database = match open::database(config).await {
+        Ok(database) => database,
+        Err(error) => return Finding::fail("clock", format!("{error:#}")),
     };
     let before = SystemClock.now_ms();
-    let status = store.status(deadline).await;
+    let status = database.store.status(deadline).await;
     let after = SystemClock.now_ms();
-    store.close().await;
+    database.close().await;
     match status {
         Ok(status) => {
             let midway = before + (after.saturating_sub(before)) / 2;
