@@ -190,6 +190,14 @@ pub struct Config {
     pub api_key: Option<ApiKeyConfig>,
     /// Longest unary call.
     pub request_timeout: Duration,
+    /// Greatest age of a stream, before jitter.
+    pub stream_max_age: Option<Duration>,
+    /// Greatest age of a connection, before jitter.
+    pub connection_max_age: Option<Duration>,
+    /// Open connections.
+    pub max_connections: usize,
+    /// Open connections from one address.
+    pub max_connections_per_address: usize,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// Stopping.

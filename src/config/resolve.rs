@@ -159,6 +159,22 @@ impl ServeArgs {
                 &self.request_timeout,
                 crate::limits::UNARY_TIMEOUT,
             ),
+            stream_max_age: r.age(
+                "STREAM_MAX_AGE",
+                &self.stream_max_age,
+                Duration::from_secs(3_600),
+            ),
+            connection_max_age: r.age(
+                "CONNECTION_MAX_AGE",
+                &self.connection_max_age,
+                Duration::from_secs(1_800),
+            ),
+            max_connections: r
+                .size("MAX_CONNECTIONS", &self.max_connections, 50_000)
+                .unwrap_or(usize::MAX),
+            max_connections_per_address: r
+                .size("MAX_CONNECTIONS_PER_ADDRESS", &self.max_connections_per_address, 0)
+                .unwrap_or(usize::MAX),
             telemetry: self.telemetry.read(r),
             shutdown: ShutdownConfig {
                 delay: r.duration("SHUTDOWN_DELAY", &self.shutdown_delay, Duration::from_secs(5)),

@@ -13,6 +13,7 @@ use crate::{clock::Clock, notify::ChangeFeed, telemetry::metrics::Metrics};
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+pub mod deferred;
 mod error;
 #[cfg(feature = "test-util")]
 pub mod memory;

@@ -22,7 +22,7 @@ mod request_id;
 mod testing;
 
 pub use catch_panic::{CatchPanic, PanicBody};
-pub use deadline::{CallDeadline, Deadline, DeadlineBody};
+pub use deadline::{Deadline, DeadlineBody};
 pub use observe::{Observe, ObserveBody};
 pub use request_id::{REQUEST_ID_HEADER, RequestId, SetRequestId};
 
