@@ -103,7 +103,7 @@ impl Cluster {
         }
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let log = self.directory.path().join("server.log");
-        let mut server = Guarded::start(&unprivileged(&words), self.directory.path(), &log);
+        let mut server = Guarded::start(&unprivileged(&words), "QUIT", self.directory.path(), &log);
         let give_up = Instant::now() + PATIENCE;
         while !self.takes_connections() {
             let text = || fs::read_to_string(&log).unwrap_or_default();
@@ -157,7 +157,17 @@ impl Cluster {
     /// Asks for a session, as `pg_isready` does.
     fn takes_connections(&self) -> bool {
         Command::new(self.binaries.join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args([
+                "-q",
+                "-U",
+                "postgres",
+                "-d",
+                "postgres",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+            ])
             .status()
             .is_ok_and(|status| status.success())
     }

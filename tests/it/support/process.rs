@@ -10,7 +10,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-/// Sends the server the signal it is told, or SIGQUIT when nobody can tell it any more, and then
+/// Sends the server the signal it is told, or a default one when nobody can tell any more, and then
 /// also clears the server's directory away.
 const GUARD: &str = r#"
 trap '' INT TERM HUP
@@ -20,7 +20,7 @@ if read -r signal; then
     kill -s "$signal" "$server"
     wait "$server"
 else
-    kill -s QUIT "$server"
+    kill -s "$GUARD_SIGNAL" "$server"
     wait "$server"
     rm -rf "$GUARDED_DIRECTORY"
 fi
@@ -31,11 +31,18 @@ fi
 pub(crate) struct Guarded {
     guard: Child,
     order: Option<ChildStdin>,
+    signal: &'static str,
 }
 
 impl Guarded {
-    /// Starts `command` under a guard. `directory` goes with the test process.
-    pub(crate) fn start(command: &[String], directory: &Path, log: &Path) -> Self {
+    /// Starts `command` under a guard. `directory` goes with the test process. `signal` stops the
+    /// server at once; a shell makes its children ignore INT and QUIT unless they handle them.
+    pub(crate) fn start(
+        command: &[String],
+        signal: &'static str,
+        directory: &Path,
+        log: &Path,
+    ) -> Self {
         let log = fs::File::create(log).expect("a log file");
         let mut guard = Command::new("/bin/sh")
             .arg("-c")
@@ -43,6 +50,7 @@ impl Guarded {
             .arg("guard")
             .args(command)
             .env("GUARDED_DIRECTORY", directory)
+            .env("GUARD_SIGNAL", signal)
             .current_dir("/")
             // A group of its own: an interrupt from the terminal must not end the guard first.
             .process_group(0)
@@ -52,7 +60,7 @@ impl Guarded {
             .spawn()
             .expect("/bin/sh runs");
         let order = guard.stdin.take();
-        Self { guard, order }
+        Self { guard, order, signal }
     }
 
     /// Stops the server with a signal such as `INT` and waits until it is gone.
@@ -71,7 +79,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        self.stop("QUIT");
+        self.stop(self.signal);
     }
 }
 
