@@ -3,3 +3,4 @@
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod proxy;
