@@ -50,7 +50,7 @@ async fn adoption_keeps_odd_contents() {
             ('{two}', 'd', 'd', 6, 'v'), ('{two}', 'zero', 'z', 0, 'v');
          INSERT INTO user_revisions VALUES ('{one}', 12), ('{one}', 11), ('{two}', 6), ('{three}', 4);
          INSERT INTO locks
-            SELECT u, n, i, extract(epoch FROM now())::bigint + t, e FROM (VALUES
+            SELECT u, n, i, floor(extract(epoch FROM now()))::bigint + t, e FROM (VALUES
                 ('{one}', 'l', '00000000-0000-0000-0000-00000000000A', 100, true),
                 ('{one}', 'l', '0000000000000000000000000000000a', 200, false),
                 ('{one}', 'l', 'urn:uuid:00000000-0000-0000-0000-00000000000b', 50, false),
@@ -197,8 +197,7 @@ async fn adoption_takes_a_hundred_thousand_records_and_their_last_write() {
     assert_eq!(replica.store.heads(&[user], soon()).await, Ok(vec![2_000]));
     let record = replica.store.record(user, "r1", soon()).await.expect("a read").expect("a record");
     assert_eq!((record.revision, &record.data[..]), (2_000, &b"last"[..]));
-    let untrue =
-        "SELECT count(*) FROM data_sync.users u WHERE (u.records, u.bytes) <>
+    let untrue = "SELECT count(*) FROM data_sync.users u WHERE (u.records, u.bytes) <>
         (SELECT count(*), sum(octet_length(data))::int8 FROM data_sync.records r
          WHERE r.user_id = u.user_id)";
     assert_eq!(count(&client, untrue).await, 0);

@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
     os::unix::{fs::chown, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
 };
 
@@ -16,6 +16,7 @@ const GUARD: &str = r#"
 trap '' INT TERM HUP
 "$@" <&- &
 server=$!
+echo "$server" >"$GUARDED_DIRECTORY/server.pid"
 if read -r signal; then
     kill -s "$signal" "$server"
     wait "$server"
@@ -32,6 +33,7 @@ pub(crate) struct Guarded {
     guard: Child,
     order: Option<ChildStdin>,
     signal: &'static str,
+    pid_file: PathBuf,
 }
 
 impl Guarded {
@@ -44,6 +46,9 @@ impl Guarded {
         log: &Path,
     ) -> Self {
         let log = fs::File::create(log).expect("a log file");
+        let pid_file = directory.join("server.pid");
+        // One of an earlier server would tell nothing about this one.
+        drop(fs::remove_file(&pid_file));
         let mut guard = Command::new("/bin/sh")
             .arg("-c")
             .arg(GUARD)
@@ -60,7 +65,7 @@ impl Guarded {
             .spawn()
             .expect("/bin/sh runs");
         let order = guard.stdin.take();
-        Self { guard, order, signal }
+        Self { guard, order, signal, pid_file }
     }
 
     /// Stops the server with a signal such as `INT` and waits until it is gone.
@@ -71,9 +76,12 @@ impl Guarded {
         }
     }
 
-    /// Whether the server's guard has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.guard.try_wait().expect("the guard can be asked").is_some()
+    /// Whether the server has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        let Ok(pid) = fs::read_to_string(&self.pid_file) else { return false };
+        let status = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        // Its guard has not asked for its exit status yet: it lingers as a zombie.
+        status.is_ok_and(|status| status.contains(") Z "))
     }
 }
 
