@@ -21,8 +21,10 @@ where
     S::ResponseBody: http_body::Body<Error: std::fmt::Display>,
 {
     let grpc_web = GrpcWebLayer::new().layer(grpc);
-    let grpc_web =
-        grpc_web.map_request(|request: Request<axum::body::Body>| request.map(Body::new));
+    let grpc_web = grpc_web.map_request(|mut request: Request<axum::body::Body>| {
+        answer_in_kind(request.headers_mut());
+        request.map(Body::new)
+    });
     Router::new()
         .route("/", get(|| async { "data-sync: gRPC-Web endpoint of sync.Syncer\n" }))
         .route("/health", get(|| async { "OK" }))
