@@ -17,6 +17,7 @@ mod durability;
 mod health;
 mod listen;
 mod locks;
+mod opening;
 mod records;
 mod store_postgres;
 mod support;
