@@ -17,6 +17,7 @@ mod health;
 mod listen;
 mod locks;
 mod records;
+mod simulation;
 mod store_postgres;
 mod support;
 mod web;

@@ -11,7 +11,6 @@ mod recorder;
 
 pub(crate) use check::{Rule, Violation, check};
 pub(crate) use event::{
-    Answer, ClientState, Event, Fault, History, Instance, Limits, Listed, LockAction, LockReply,
-    Nanos, Page, SCHEMA_VERSION, SetReply, Settings, State,
+    ClientState, Event, History, Instance, Limits, Listed, LockAction, Nanos, Settings, State,
 };
-pub(crate) use recorder::{Recorder, SetOp, Told, code_name};
+pub(crate) use recorder::{Recorder, SetOp, Told};

@@ -213,21 +213,21 @@ mod tests {
             .collect();
         let page = [("a", 1, tags[0]), ("b", 2, tags[1]), ("c", 3, tags[2]), ("d", 4, tags[3])];
         let mut correct = script.clone();
-        correct.list(2, 0).is_cut(&page[..3], 4);
+        correct.list(2, 0).cut(&page[..3], 4);
         correct.list(2, 3).shows(&page[3..], 4);
         correct.is_correct();
 
         let mut short = script.clone();
-        short.list(2, 0).is_cut(&page[..2], 4);
+        short.list(2, 0).cut(&page[..2], 4);
         short.breaks(Rule::L5);
         let mut long = script.clone();
         long.list(2, 0).shows(&page, 4);
         long.breaks(Rule::L5);
         let mut boundless = script.clone();
         boundless.edit_settings(|settings| settings.limits.page_bytes = 50);
-        boundless.list(2, 0).is_cut(&page[..2], 4);
+        boundless.list(2, 0).cut(&page[..2], 4);
         boundless.breaks(Rule::L5);
-        script.list(2, 1).is_cut(&page[1..], 4);
+        script.list(2, 1).cut(&page[1..], 4);
         script.breaks(Rule::L5);
     }
 

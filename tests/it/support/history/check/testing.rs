@@ -270,7 +270,7 @@ impl ListCall<'_> {
         self.answered(records, head, false);
     }
 
-    pub(super) fn is_cut(self, records: &[(&str, u64, u64)], head: u64) {
+    pub(super) fn cut(self, records: &[(&str, u64, u64)], head: u64) {
         self.answered(records, head, true);
     }
 }

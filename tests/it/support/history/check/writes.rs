@@ -126,7 +126,7 @@ fn durability(timeline: &Timeline<'_>, events: &UserEvents<'_>, report: &mut Rep
         state.records.iter().map(|record| (record.id.as_str(), record.revision)).collect();
     for (id, versions) in &timeline.by_id {
         let acknowledged = versions.iter().map(|index| &timeline.versions[*index]);
-        let Some(last) = acknowledged.filter(|version| version.set.written().is_some()).last()
+        let Some(last) = acknowledged.filter(|version| version.set.written().is_some()).next_back()
         else {
             continue;
         };
