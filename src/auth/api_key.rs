@@ -288,7 +288,7 @@ impl ApiKeys {
     }
 
     /// Remembers a key, forgetting all when there are too many: they are cheap to check anew.
-    fn remember(&self, token_hash: [u8; 32], key: ApiKey) {
+    pub(super) fn remember(&self, token_hash: [u8; 32], key: ApiKey) {
         if self.verified.len() >= MAX_CACHED_API_KEYS {
             self.verified.clear();
         }

@@ -1,6 +1,9 @@
 //! Finds out what would keep the service from working, before it does.
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::Write as _,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -27,7 +30,8 @@ Exit status:
   64  invalid configuration; every problem is listed";
 
 /// An authority that expires sooner is worth a warning.
-const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
+const EXPIRY_WARNING: Duration = Duration::from_secs(30 * SECONDS_A_DAY);
+const SECONDS_A_DAY: u64 = 24 * 3600;
 /// A clock that is off by more is worth a warning.
 const CLOCK_WARNING: Duration = Duration::from_secs(2);
 /// Longest wait for the database.
@@ -124,7 +128,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
             findings.push(Finding::ok("api keys", detail));
         }
         Some(api_key) => {
-            findings.push(authority(api_key, SystemClock.now_seconds()));
+            findings.push(authority(&api_key.ca_der, SystemClock.now_seconds()));
             findings.extend(revocation_list(api_key).await);
         }
     }
@@ -190,14 +194,14 @@ fn go_data(engine: &EngineConfig, state: &SchemaState) -> Option<Finding> {
 /// Compares the clocks that requests and lock expiries are judged by.
 async fn clock(config: &StoreConfig) -> Finding {
     let deadline = Instant::now() + DATABASE_TIMEOUT;
-    let store = match open::store(config).await {
-        Ok(store) => store,
-        Err(error) => return Finding::fail("clock", error.to_string()),
+    let database = match open::database(config).await {
+        Ok(database) => database,
+        Err(error) => return Finding::fail("clock", format!("{error:#}")),
     };
     let before = SystemClock.now_ms();
-    let status = store.status(deadline).await;
+    let status = database.store.status(deadline).await;
     let after = SystemClock.now_ms();
-    store.close().await;
+    database.close().await;
     match status {
         Ok(status) => {
             let midway = before + (after.saturating_sub(before)) / 2;
@@ -218,38 +222,43 @@ fn skew(off: Duration) -> Finding {
     }
 }
 
-fn authority(api_key: &ApiKeyConfig, now_seconds: u64) -> Finding {
+fn authority(ca_der: &[u8], now_seconds: u64) -> Finding {
     const CHECK: &str = "authority";
-    let (begins, ends) = match api_key::ca_validity(&api_key.ca_der) {
+    let (begins, ends) = match api_key::ca_validity(ca_der) {
         Ok(validity) => validity,
-        Err(error) => return Finding::fail(CHECK, format!("CA_CERT cannot be used: {error}")),
+        Err(error) => return Finding::fail(CHECK, format!("CA_CERT: {error}")),
     };
     let now = i64::try_from(now_seconds).unwrap_or(i64::MAX);
     if now < begins {
-        return Finding::fail(CHECK, format!("valid only from {}", date(begins)));
+        return Finding::fail(CHECK, format!("CA_CERT is valid only from {}", date(begins)));
     }
-    let left = Duration::from_secs(u64::try_from(ends - now).unwrap_or_default());
-    if now > ends {
-        Finding::fail(CHECK, format!("expired at {}: replace CA_CERT", date(ends)))
-    } else if left < EXPIRY_WARNING {
-        let days = left.as_secs() / 86_400;
-        Finding::warn(CHECK, format!("expires in {days} days, at {}", date(ends)))
-    } else {
-        Finding::ok(CHECK, format!("valid until {}", date(ends)))
+    match u64::try_from(ends.saturating_sub(now)) {
+        Err(_) => Finding::fail(CHECK, format!("expired at {}: replace CA_CERT", date(ends))),
+        Ok(left) if left < EXPIRY_WARNING.as_secs() => {
+            let days = left / SECONDS_A_DAY;
+            Finding::warn(CHECK, format!("expires in {days} days, at {}", date(ends)))
+        }
+        Ok(_) => Finding::ok(CHECK, format!("valid until {}", date(ends))),
     }
 }
 
-/// A point in time as people read it.
+/// A time for people; one before 1970 or beyond the year 9999 is not worth telling exactly.
 fn date(seconds: i64) -> String {
-    let since_epoch = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_epoch).to_string()
+    const YEAR_10000: u64 = 253_402_300_800;
+    match u64::try_from(seconds) {
+        Ok(seconds) if seconds < YEAR_10000 => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+        }
+        Ok(_) => "the year 10000 or later".to_owned(),
+        Err(_) => "before 1970".to_owned(),
+    }
 }
 
 async fn revocation_list(api_key: &ApiKeyConfig) -> Option<Finding> {
     let revocation = api_key.revocation.as_ref()?;
     Some(match open::revocation_list(revocation).await {
         Ok(entries) => Finding::ok("revocation list", format!("{entries} serial numbers")),
-        Err(reason) => Finding::fail("revocation list", reason),
+        Err(error) => Finding::fail("revocation list", format!("CRL_URL: {error:#}")),
     })
 }
 
@@ -257,36 +266,33 @@ async fn revocation_list(api_key: &ApiKeyConfig) -> Option<Finding> {
 mod tests {
     use super::*;
 
-    /// A certificate that ends the given number of seconds after the start of 2026.
-    fn ending(seconds: i64) -> ApiKeyConfig {
-        let start = rcgen::date_time_ymd(2026, 1, 1);
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.not_before = start;
-        params.not_after = start + Duration::from_secs(u64::try_from(seconds).unwrap());
-        let key = rcgen::KeyPair::generate().unwrap();
-        let ca_der = params.self_signed(&key).unwrap().der().to_vec();
-        ApiKeyConfig { ca_der, revocation: None }
-    }
-
     /// The start of 2026.
     const START: u64 = 1_767_225_600;
-    const DAY: u64 = 86_400;
+
+    /// An authority whose certificate is valid through the year 2026.
+    fn authority_of_2026() -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2027, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
 
     #[test]
     fn an_authority_is_judged_by_its_dates() {
-        let year = ending(365 * 86_400);
-        for (now, verdict) in [
-            (START - 1, Verdict::Fail),
-            (START, Verdict::Ok),
-            (START + 336 * DAY, Verdict::Warn),
-            (START + 366 * DAY, Verdict::Fail),
+        let ca_der = authority_of_2026();
+        for (now, verdict, says) in [
+            (START - 1, Verdict::Fail, "only from 2026-01-01T00:00:00Z"),
+            (START, Verdict::Ok, "until 2027-01-01T00:00:00Z"),
+            (START + 336 * SECONDS_A_DAY, Verdict::Warn, "in 29 days"),
+            (START + 366 * SECONDS_A_DAY, Verdict::Fail, "expired"),
         ] {
-            let finding = authority(&year, now);
+            let finding = authority(&ca_der, now);
             assert_eq!(finding.verdict, verdict, "{finding:?}");
+            assert!(finding.detail.contains(says), "{finding:?}");
         }
-        let none = ApiKeyConfig { ca_der: vec![1, 2, 3], revocation: None };
-        assert_eq!(authority(&none, START).verdict, Verdict::Fail);
+        assert_eq!(authority(&[1, 2, 3], START).verdict, Verdict::Fail);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
 use clap::{Arg, Args, Command, ValueEnum};
 
 use super::Exit;
-use crate::config::{ClientArgs, ServeArgs};
+use crate::{
+    config::{ClientArgs, ServeArgs},
+    telemetry::metrics::Metrics,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct DocsArgs {
@@ -21,11 +24,14 @@ pub(super) struct DocsArgs {
 enum Page {
     /// Every setting with flag, environment variable and default.
     Settings,
+    /// Every metric with its labels and meaning.
+    Metrics,
 }
 
 pub(super) fn run(args: &DocsArgs) -> anyhow::Result<Exit> {
     let page = match args.page {
         Page::Settings => settings()?,
+        Page::Metrics => Metrics::new().inventory_markdown(),
     };
     std::io::stdout().write_all(page.as_bytes())?;
     Ok(Exit::SUCCESS)

@@ -21,7 +21,8 @@ Examples:
 
 Any number of processes may migrate at once: one does, the others wait. A release before this one
 keeps serving the new schema. Before --adopt stop the Go server and back up its database; its
-tables are kept under other names.
+tables are kept under other names. The Go server's SQLite file needs no --adopt: a copy of it is
+kept beside it.
 
 Exit status:
   0   the database serves this program (status), or does now (up)
@@ -61,6 +62,7 @@ enum Action {
 pub(super) fn run(args: &MigrateArgs) -> anyhow::Result<Exit> {
     let engine = args.store.resolve()?.engine;
     block_on(async {
+        open::log_warnings()?;
         let state = open::schema_state(&engine).await.context("cannot read the schema")?;
         match args.action {
             Action::Status => {
@@ -68,7 +70,7 @@ pub(super) fn run(args: &MigrateArgs) -> anyhow::Result<Exit> {
                 Ok(if state.is_ready() { Exit::SUCCESS } else { Exit::FAILURE })
             }
             Action::Up if args.dry_run => {
-                write!(std::io::stdout(), "{}", plan(&state, args.adopt))?;
+                write!(std::io::stdout(), "{}", plan(&engine, &state, args.adopt))?;
                 Ok(Exit::SUCCESS)
             }
             Action::Up => up(&engine, args).await,
@@ -89,13 +91,15 @@ async fn up(engine: &EngineConfig, args: &MigrateArgs) -> anyhow::Result<Exit> {
 }
 
 /// What `up` would do.
-fn plan(state: &SchemaState, adopt: bool) -> String {
+fn plan(engine: &EngineConfig, state: &SchemaState, adopt: bool) -> String {
     let mut text = match state.latest.saturating_sub(state.applied) {
         0 => "no migration is missing\n".to_owned(),
         1 => format!("would apply migration {}\n", state.latest),
         _ => format!("would apply migrations {} to {}\n", state.applied + 1, state.latest),
     };
-    text.push_str(match (state.legacy, adopt) {
+    // In SQLite a copy of the file is made first, so nobody is asked.
+    let adopts = adopt || matches!(engine, EngineConfig::Sqlite(_));
+    text.push_str(match (state.legacy, adopts) {
         (LegacyState::Unadopted, true) => "would take over the data of the Go server\n",
         (LegacyState::Unadopted, false) => {
             "would refuse: the data of the Go server is not taken over; add --adopt\n"
@@ -106,11 +110,10 @@ fn plan(state: &SchemaState, adopt: bool) -> String {
 }
 
 fn show(engine: &EngineConfig, state: &SchemaState, json: bool) -> anyhow::Result<()> {
-    let engine = open::engine_name(engine);
     let mut out = std::io::stdout();
     if json {
         let status = Status {
-            engine,
+            engine: open::engine_name(engine),
             applied: state.applied,
             latest: state.latest,
             ready: state.is_ready(),
@@ -140,19 +143,23 @@ const fn go_data(legacy: LegacyState) -> &'static str {
     }
 }
 
-fn describe(engine: &str, state: &SchemaState) -> String {
+fn describe(engine: &EngineConfig, state: &SchemaState) -> String {
     let schema = if state.applied > state.latest {
         format!("{}, newer than this program's {}", state.applied, state.latest)
     } else {
         format!("{} of {} migrations applied", state.applied, state.latest)
     };
-    let next = match state.legacy {
-        LegacyState::Unadopted => {
-            "not taken over; stop it, back up, then run `data-sync migrate --adopt`"
+    let next = match (state.legacy, engine) {
+        (LegacyState::Unadopted, EngineConfig::Postgres(_)) => {
+            "not taken over; stop the Go server, back up, then run `data-sync migrate --adopt`"
         }
-        LegacyState::Adopted => "taken over",
-        LegacyState::None => "none",
+        (LegacyState::Unadopted, EngineConfig::Sqlite(_)) => {
+            "not taken over; stop the Go server, then run `data-sync migrate` or serve"
+        }
+        (LegacyState::Adopted, _) => "taken over",
+        (LegacyState::None, _) => "none",
     };
+    let engine = open::engine_name(engine);
     let ready = if state.is_ready() { "ready" } else { "not ready" };
     format!("database   {engine}, {ready}\nschema     {schema}\ngo data    {next}\n")
 }
@@ -160,26 +167,42 @@ fn describe(engine: &str, state: &SchemaState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
 
     const fn state(applied: u32, legacy: LegacyState) -> SchemaState {
         SchemaState { applied, latest: 3, legacy }
     }
 
+    fn sqlite() -> EngineConfig {
+        StoreArgs::default().resolve().unwrap().engine
+    }
+
+    fn postgres() -> EngineConfig {
+        let database_url = Some(Secret::new("postgres://host/name"));
+        StoreArgs { database_url, ..StoreArgs::default() }.resolve().unwrap().engine
+    }
+
     #[test]
     fn the_plan_says_what_up_would_do() {
-        let none = LegacyState::None;
-        assert_eq!(plan(&state(0, none), false), "would apply migrations 1 to 3\n");
-        assert_eq!(plan(&state(2, none), false), "would apply migration 3\n");
-        assert_eq!(plan(&state(4, none), false), "no migration is missing\n");
-        assert!(plan(&state(0, LegacyState::Unadopted), false).contains("--adopt"));
-        assert!(plan(&state(0, LegacyState::Unadopted), true).contains("would take over"));
+        let plan_for = |applied| plan(&postgres(), &state(applied, LegacyState::None), false);
+        assert_eq!(plan_for(0), "would apply migrations 1 to 3\n");
+        assert_eq!(plan_for(2), "would apply migration 3\n");
+        assert_eq!(plan_for(4), "no migration is missing\n");
+    }
+
+    #[test]
+    fn only_postgres_is_asked_before_the_go_servers_data_is_taken_over() {
+        let state = state(0, LegacyState::Unadopted);
+        assert!(plan(&postgres(), &state, false).contains("would refuse"));
+        assert!(plan(&postgres(), &state, true).contains("would take over"));
+        assert!(plan(&sqlite(), &state, false).contains("would take over"));
     }
 
     #[test]
     fn the_state_names_the_remedy() {
-        let text = describe("postgres", &state(0, LegacyState::Unadopted));
+        let text = describe(&postgres(), &state(0, LegacyState::Unadopted));
         assert!(text.contains("not ready") && text.contains("migrate --adopt"), "{text}");
-        let text = describe("sqlite", &state(5, LegacyState::Adopted));
+        let text = describe(&sqlite(), &state(5, LegacyState::Adopted));
         assert!(text.contains("ready") && text.contains("newer"), "{text}");
     }
 }

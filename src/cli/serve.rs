@@ -1,6 +1,6 @@
 //! Runs the service until it is told to stop.
 
-use std::sync::Arc;
+use std::{io::Write as _, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,6 +70,7 @@ fn announce(Addresses { grpc, web, admin }: Addresses, engine: &'static str) {
             "Server listening at {grpc}"
         );
     } else {
-        eprintln!("Server listening at {grpc}");
+        // Whoever waits for the line has gone when it cannot be written.
+        let _ = writeln!(std::io::stderr(), "Server listening at {grpc}");
     }
 }

@@ -51,6 +51,7 @@ fn every_command_is_understood() {
         "import --from sqlite:a --to sqlite:b",
         "completions bash",
         "docs settings",
+        "docs metrics",
     ] {
         let arguments: Vec<&str> = line.split(' ').collect();
         assert!(parse(&arguments).is_ok(), "{line}");

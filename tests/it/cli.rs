@@ -6,6 +6,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+mod databases;
+mod service;
+
 /// The command with an empty environment, so that nothing of the host's leaks in.
 fn data_sync(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_data-sync"));

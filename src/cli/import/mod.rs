@@ -14,7 +14,11 @@ use tokio::time::Instant;
 use super::{Exit, block_on, open};
 use crate::{
     config::{ConfigErrors, EngineConfig, Secret, SqliteConfig, StoreArgs, StoreConfig},
-    store::{Quotas, transfer::Totals},
+    store::{
+        Quotas,
+        migrate::LegacyState,
+        transfer::{Totals, Transfer},
+    },
 };
 
 mod mover;
@@ -97,14 +101,13 @@ impl ImportArgs {
 pub(super) fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     let (from, to) = args.resolve()?;
     block_on(async {
+        open::log_warnings()?;
         prepare(&from, &to).await?;
-        let source = open::transfer(&from).await.context("cannot open the source")?;
-        let target = open::transfer(&to).await.context("cannot open the target")?;
-        let expected = source.totals().await.context("cannot count the source")?;
-        let mut progress = Progress::start(expected)?;
-        let mover = Mover { source: source.as_ref(), target: target.as_ref() };
-        let moved = mover.run(&mut |moved| progress.show(moved)).await;
-        progress.end();
+        let source = open::database(&from).await.context("cannot open the source")?;
+        let target = open::database(&to).await.context("cannot open the target")?;
+        let moved = move_all(source.transfer.as_ref(), target.transfer.as_ref()).await;
+        source.close().await;
+        target.close().await;
         let moved = moved?;
         let mut out = io::stdout();
         writeln!(
@@ -117,6 +120,14 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<Exit> {
     })
 }
 
+async fn move_all(source: &dyn Transfer, target: &dyn Transfer) -> anyhow::Result<Moved> {
+    let expected = source.totals().await.context("cannot count the source")?;
+    let mut progress = Progress::start(expected)?;
+    let moved = Mover { source, target }.run(&mut |moved| progress.show(moved)).await;
+    progress.end();
+    moved
+}
+
 /// Makes sure that the source can be read and the target has its schema.
 async fn prepare(from: &StoreConfig, to: &StoreConfig) -> anyhow::Result<()> {
     if let EngineConfig::Sqlite(sqlite) = &from.engine
@@ -126,7 +137,13 @@ async fn prepare(from: &StoreConfig, to: &StoreConfig) -> anyhow::Result<()> {
     }
     let state = open::schema_state(&from.engine).await.context("cannot read the source")?;
     if !state.is_ready() {
-        bail!("the source lacks migrations; run `data-sync migrate` on it first");
+        bail!(
+            "the source does not have this program's schema; run `data-sync migrate` on it first"
+        );
+    }
+    let state = open::schema_state(&to.engine).await.context("cannot read the target")?;
+    if state.legacy == LegacyState::Unadopted {
+        bail!("the target holds data of the Go server; databases are not merged");
     }
     open::migrate(&to.engine, false).await.context("cannot prepare the target")?;
     Ok(())
