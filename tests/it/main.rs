@@ -11,6 +11,7 @@
 
 mod api_keys;
 mod bad_input;
+mod chaos;
 mod cli;
 mod drain;
 mod durability;

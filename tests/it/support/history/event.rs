@@ -1,6 +1,7 @@
 //! The events of a history and their form as JSON lines.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Nanoseconds since the history began, on one monotonic clock for all clients.
 pub(crate) type Nanos = u64;
@@ -18,9 +19,14 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// The client id that this instance sends and ignores in notifications.
+    /// What this instance calls itself in writes, and ignores in notifications.
+    pub(crate) fn uuid(self) -> Uuid {
+        Uuid::from_u128(self.client.into())
+    }
+
+    /// [`Self::uuid`] as sent.
     pub(crate) fn client_id(self) -> String {
-        format!("client-{}", self.client)
+        self.uuid().to_string()
     }
 }
 

@@ -125,11 +125,9 @@ fn durability(timeline: &Timeline<'_>, events: &UserEvents<'_>, report: &mut Rep
     let held: BTreeMap<&str, u64> =
         state.records.iter().map(|record| (record.id.as_str(), record.revision)).collect();
     for (id, versions) in &timeline.by_id {
-        let acknowledged = versions.iter().map(|index| &timeline.versions[*index]);
-        let Some(last) = acknowledged.filter(|version| version.set.written().is_some()).next_back()
-        else {
-            continue;
-        };
+        let mut versions = versions.iter().map(|index| &timeline.versions[*index]);
+        let acknowledged = versions.rfind(|version| version.set.written().is_some());
+        let Some(last) = acknowledged else { continue };
         let revision = last.revision;
         match held.get(id) {
             Some(held) if *held >= revision => {}
