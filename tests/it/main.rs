@@ -11,6 +11,7 @@
 
 mod api_keys;
 mod bad_input;
+mod chaos;
 mod cli;
 mod drain;
 mod durability;
@@ -19,6 +20,7 @@ mod listen;
 mod locks;
 mod opening;
 mod records;
+mod simulation;
 mod store_postgres;
 mod support;
 mod web;
