@@ -14,11 +14,11 @@
 //! invariants.
 
 pub mod auth;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", feature = "client"))]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "client"))]
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;

@@ -111,6 +111,12 @@ impl TelemetryArgs {
             reader.problems.push(format!("LOG_LEVEL: {problem}"));
         }
         let endpoint = self.otlp_endpoint.as_deref().map(str::trim).filter(|url| !url.is_empty());
+        if let Some(url) = endpoint
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            let problem = "OTEL_EXPORTER_OTLP_ENDPOINT does not begin with http:// or https://";
+            reader.problems.push(problem.to_owned());
+        }
         TelemetryConfig {
             log_level: log_level.to_owned(),
             log_format: reader.choice("LOG_FORMAT", &self.log_format, &formats, LogFormat::Auto),

@@ -14,7 +14,7 @@ use crate::{
     service::{ServiceParts, StreamLife, SyncService, nudge::Nudger},
     store::deferred::DeferredStore,
     tasks::Tasks,
-    telemetry::metrics::Metrics,
+    telemetry::{LogControl, metrics::Metrics},
 };
 
 mod accept;
@@ -83,6 +83,7 @@ struct Replica {
     config: Config,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    log: LogControl,
     hub: Arc<Hub>,
     feed: Arc<dyn ChangeFeed>,
     store: Arc<DeferredStore>,
@@ -105,22 +106,29 @@ struct Replica {
 pub async fn run(
     config: Config,
     metrics: Arc<Metrics>,
+    log: LogControl,
     listening: impl FnOnce(Addresses) + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let sockets = Sockets::bind(&config).await?;
     let addresses = sockets.addresses()?;
-    let replica = Replica::new(config, metrics).await;
+    let replica = Replica::new(config, metrics, log).await;
     replica.serve(sockets).await?;
-    replica.open_store().await?;
-    listening(addresses);
-    shutdown.await;
+    let mut shutdown = std::pin::pin!(shutdown);
+    tokio::select! {
+        opened = replica.open_store() => {
+            opened?;
+            listening(addresses);
+            shutdown.await;
+        }
+        () = &mut shutdown => {}
+    }
     replica.drain().await;
     Ok(())
 }
 
 impl Replica {
-    async fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+    async fn new(config: Config, metrics: Arc<Metrics>, log: LogControl) -> Self {
         let hub = Arc::new(Hub::new());
         let streams = StreamLife::new(config.stream_max_age, config.shutdown.spread);
         Self {
@@ -139,6 +147,7 @@ impl Replica {
             stop_accepting: CancellationToken::new(),
             background: Tasks::new(),
             metrics,
+            log,
             config,
         }
     }
@@ -161,7 +170,11 @@ impl Replica {
         });
         let hang_up = &self.connection_end.hang_up;
         let routes = grpc::routes(service, &self.health, self.config.reflection, hang_up)?;
-        let grpc = layers::stack::<_, tonic::body::Body, _>(routes, &self.metrics, self.config.request_timeout);
+        let grpc = layers::stack::<_, tonic::body::Body, _>(
+            routes,
+            &self.metrics,
+            self.config.request_timeout,
+        );
         let web = web::service(grpc.clone(), &self.config.cors_origins);
 
         let public = |name, socket, protocol| self.listener(name, socket, protocol);

@@ -60,7 +60,10 @@ async fn every_limit_is_refused_one_beyond_its_edge_and_named(engine: Engine) {
         (record(|record| record.schema_version = "true-false".to_owned()), "record.schema_version"),
         (SetRecordRequest { record: None, ..wallet.set_request("a", 0, b"x") }, "record"),
         (SetRecordRequest { request_time: 0, ..wallet.set_request("a", 0, b"x") }, "request_time"),
-        (SetRecordRequest { request_time: now() + 330, ..wallet.set_request("a", 0, b"x") }, "request_time"),
+        (
+            SetRecordRequest { request_time: now() + 330, ..wallet.set_request("a", 0, b"x") },
+            "request_time",
+        ),
     ];
     for (request, field) in refusals {
         let status = wallet.send_set(request).await.expect_err(field);
@@ -119,11 +122,8 @@ async fn signatures_that_are_none_are_unauthenticated(engine: Engine) {
     let request = ListenChangesRequest { request_time: now(), ..Default::default() };
     let status = within("ListenChanges", raw.listen_changes(request)).await.expect_err("unsigned");
     assert_eq!(status.code(), Code::Unauthenticated);
-    let request = GetLockRequest {
-        lock_name: "lock".to_owned(),
-        request_time: now(),
-        ..Default::default()
-    };
+    let request =
+        GetLockRequest { lock_name: "lock".to_owned(), request_time: now(), ..Default::default() };
     let status = within("GetLock", raw.get_lock(request)).await.expect_err("unsigned");
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(wallet.list(0).await.expect("lists").head_revision, 0, "nothing was written");
@@ -176,7 +176,13 @@ async fn odd_texts_are_stored_as_they_are(engine: Engine) {
     let fixture = Fixture::new(engine).await;
     let server = fixture.serve();
     let wallet = Wallet::connect(server.grpc, fresh_key()).await;
-    let ids = ["'; drop table records; --", "\u{1}\u{7f}\r\n\t", "\u{feff}\u{202e}", "%s{}\\", "\u{10ffff}"];
+    let ids = [
+        "'; drop table records; --",
+        "\u{1}\u{7f}\r\n\t",
+        "\u{feff}\u{202e}",
+        "%s{}\\",
+        "\u{10ffff}",
+    ];
     for id in ids {
         wallet.must_set(id, 0, id.as_bytes()).await;
     }

@@ -46,10 +46,8 @@ async fn a_draining_replica_goes_on_serving_for_the_delay() {
     let wallet = Wallet::connect(server.grpc, fresh_key()).await;
     let mut stream = wallet.listening().await;
     server.signal("TERM");
-    crate::support::wait::until("readiness falls", || async {
-        server.log().contains("draining")
-    })
-    .await;
+    crate::support::wait::until("readiness falls", || async { server.log().contains("draining") })
+        .await;
     wallet.must_set("during the delay", 0, b"x").await;
     assert_eq!(crate::support::client::next(&mut stream).await.revision, 1);
     assert_eq!(server.wait_for_exit(Duration::from_secs(10)).code(), Some(0));

@@ -57,9 +57,15 @@ async fn a_server_killed_under_load_keeps_every_acknowledged_write(engine: Engin
     let shared = channel(server.grpc).await;
     for (writer, key) in keys.iter().enumerate() {
         let wallet = Wallet::on(shared.clone(), *key);
-        let stored: BTreeMap<String, u64> =
-            wallet.list_all().await.into_iter().map(|record| (record.id, record.revision)).collect();
-        for ((_, id), revision) in acknowledged.range((writer, String::new())..(writer + 1, String::new())) {
+        let stored: BTreeMap<String, u64> = wallet
+            .list_all()
+            .await
+            .into_iter()
+            .map(|record| (record.id, record.revision))
+            .collect();
+        for ((_, id), revision) in
+            acknowledged.range((writer, String::new())..(writer + 1, String::new()))
+        {
             assert_eq!(stored.get(id), Some(revision), "record {id} of writer {writer}");
         }
     }

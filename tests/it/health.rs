@@ -10,6 +10,7 @@ use tonic_health::pb::{
 use crate::support::{
     client::{Wallet, channel, fresh_key},
     engine::{Engine, Fixture},
+    http::http1,
     wait::within,
 };
 
@@ -52,7 +53,7 @@ async fn the_admin_port_tells_health_metrics_and_version() {
     wallet.must_set("a", 0, b"x").await;
     let get = async |path: &str| {
         let url = format!("http://{}{path}", server.admin);
-        let response = within(path, reqwest::get(url)).await.expect("answers");
+        let response = within(path, http1().get(url).send()).await.expect("answers");
         (response.status().as_u16(), within(path, response.text()).await.expect("text"))
     };
     for path in ["/livez", "/readyz", "/readyz?verbose", "/version", "/statusz"] {

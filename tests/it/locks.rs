@@ -50,7 +50,10 @@ async fn shared_locks_tolerate_each_other_and_refuse_an_exclusive_one(engine: En
     other.lock("lock", false, None).await.expect("shared");
     assert!(one.locked("lock").await.expect("answers"));
     let third = one.sibling();
-    assert_eq!(third.lock("lock", true, None).await.expect_err("held").code(), Code::FailedPrecondition);
+    assert_eq!(
+        third.lock("lock", true, None).await.expect_err("held").code(),
+        Code::FailedPrecondition
+    );
     one.unlock("lock").await.expect("releases");
     assert!(one.locked("lock").await.expect("answers"), "the other still holds it");
     other.unlock("lock").await.expect("releases");
@@ -65,7 +68,10 @@ async fn a_holder_may_take_its_lock_again_and_change_its_kind(engine: Engine) {
     assert!(again.expires_at_ms > first.expires_at_ms);
     one.lock("lock", false, None).await.expect("downgraded");
     other.lock("lock", false, None).await.expect("shared");
-    assert_eq!(one.lock("lock", true, None).await.expect_err("held").code(), Code::FailedPrecondition);
+    assert_eq!(
+        one.lock("lock", true, None).await.expect_err("held").code(),
+        Code::FailedPrecondition
+    );
     other.unlock("lock").await.expect("releases");
     let upgraded = one.lock("lock", true, None).await.expect("upgraded");
     assert!(upgraded.fencing_token > first.fencing_token);

@@ -10,11 +10,13 @@
 )]
 
 mod bad_input;
+mod cli;
 mod drain;
 mod durability;
 mod health;
 mod listen;
 mod locks;
 mod records;
+mod store_postgres;
 mod support;
 mod web;

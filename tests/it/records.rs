@@ -107,7 +107,8 @@ async fn revisions_count_up_without_gaps_and_list_in_order(engine: Engine) {
     }
     assert_eq!(wallet.must_set("a", 1, b"2").await, 4);
     let listed = wallet.list_all().await;
-    let listed: Vec<_> = listed.iter().map(|record| (record.id.as_str(), record.revision)).collect();
+    let listed: Vec<_> =
+        listed.iter().map(|record| (record.id.as_str(), record.revision)).collect();
     assert_eq!(listed, [("b", 2), ("c", 3), ("a", 4)]);
     let since_two = wallet.list(2).await.expect("lists").changes;
     assert_eq!(since_two.len(), 2);

@@ -105,12 +105,20 @@ impl Wallet {
     }
 
     /// Writes a record on a base revision.
-    pub(crate) async fn set(&self, id: &str, base: u64, data: &[u8]) -> Result<SetRecordReply, Status> {
+    pub(crate) async fn set(
+        &self,
+        id: &str,
+        base: u64,
+        data: &[u8],
+    ) -> Result<SetRecordReply, Status> {
         self.send_set(self.set_request(id, base, data)).await
     }
 
     /// Sends a request as it is.
-    pub(crate) async fn send_set(&self, request: SetRecordRequest) -> Result<SetRecordReply, Status> {
+    pub(crate) async fn send_set(
+        &self,
+        request: SetRecordRequest,
+    ) -> Result<SetRecordReply, Status> {
         within("SetRecord", self.raw().set_record(request)).await.map(tonic::Response::into_inner)
     }
 

@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::{
-    postgres::{self, Database},
+    postgres::{Cluster, Database},
     server::{Server, ServerOptions},
 };
 
@@ -21,7 +21,7 @@ pub(crate) enum Engine {
 pub(crate) struct Fixture {
     options: ServerOptions,
     _directory: Option<TempDir>,
-    _database: Option<Database>,
+    _database: Option<Database<'static>>,
 }
 
 impl Fixture {
@@ -34,8 +34,8 @@ impl Fixture {
                 Self { options, _directory: Some(directory), _database: None }
             }
             Engine::Postgres => {
-                let database = postgres::fresh_database().await;
-                let options = ServerOptions::postgres(database.url());
+                let database = Cluster::shared().create_database().await;
+                let options = ServerOptions::postgres(&database.url());
                 Self { options, _directory: None, _database: Some(database) }
             }
         }

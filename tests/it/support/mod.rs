@@ -1,7 +1,10 @@
-//! What the integration tests share: servers as processes, signed calls, bounded waits.
+//! What the integration tests share: real servers private to this run, signed calls, bounded waits.
 
 pub(crate) mod client;
 pub(crate) mod engine;
+pub(crate) mod http;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod wait;

@@ -98,9 +98,8 @@ fn follow_log(
 fn listening_addresses(line: &str) -> [SocketAddr; 3] {
     let line: serde_json::Value = serde_json::from_str(line).expect("a JSON line");
     let fields = line.get("fields").unwrap_or(&line);
-    ["grpc", "web", "admin"].map(|name| {
-        fields[name].as_str().and_then(|text| text.parse().ok()).expect("an address")
-    })
+    ["grpc", "web", "admin"]
+        .map(|name| fields[name].as_str().and_then(|text| text.parse().ok()).expect("an address"))
 }
 
 /// A running server; killed when dropped.

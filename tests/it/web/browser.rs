@@ -89,8 +89,7 @@ async fn a_browser_of_another_origin_calls_fails_and_listens() {
     let fixture = Fixture::new(Engine::Sqlite).await;
     let server = fixture.serve();
     let wallet = Wallet::connect(server.grpc, fresh_key()).await;
-    let listen =
-        wallet.signed(ListenChangesRequest { request_time: now(), ..Default::default() });
+    let listen = wallet.signed(ListenChangesRequest { request_time: now(), ..Default::default() });
     let write = wallet.set_request("from a browser", 0, b"data");
     let refused = SetRecordRequest { signature: "none".to_owned(), ..write.clone() };
     let (origin, report) = serve_page(json!({

@@ -8,17 +8,10 @@ use reqwest::{Client, Method, Response};
 use crate::support::{
     client::{Wallet, fresh_key, now},
     engine::{Engine, Fixture},
+    http::{http1, http2},
     server::Server,
     wait::within,
 };
-
-fn http1() -> Client {
-    Client::builder().http1_only().build().expect("a client")
-}
-
-fn http2() -> Client {
-    Client::builder().http2_prior_knowledge().build().expect("a client")
-}
 
 fn framed(message: &impl Message) -> Vec<u8> {
     let message = message.encode_to_vec();
@@ -42,7 +35,13 @@ fn unframed(mut body: &[u8]) -> (Vec<Vec<u8>>, String) {
     panic!("no trailers");
 }
 
-async fn post(client: &Client, server: &Server, kind: &str, method: &str, body: Vec<u8>) -> Response {
+async fn post(
+    client: &Client,
+    server: &Server,
+    kind: &str,
+    method: &str,
+    body: Vec<u8>,
+) -> Response {
     let request = client
         .post(format!("http://{}/sync.Syncer/{method}", server.web))
         .header("content-type", format!("application/grpc-web{kind}"))
@@ -70,7 +69,10 @@ async fn every_framing_answers_over_both_versions_of_http() {
             let mut body = within("the body", response.bytes()).await.expect("a body").to_vec();
             if is_text {
                 // Each chunk is padded on its own.
-                body = body.chunks(4).flat_map(|group| BASE64.decode(group).expect("base 64")).collect();
+                body = body
+                    .chunks(4)
+                    .flat_map(|group| BASE64.decode(group).expect("base 64"))
+                    .collect();
             }
             let (messages, trailers) = unframed(&body);
             assert!(trailers.contains("grpc-status:0\r\n"), "{trailers:?}");
@@ -99,8 +101,7 @@ async fn an_error_without_a_body_is_readable_from_another_origin() {
 async fn a_preflight_allows_what_clients_send_and_is_cached() {
     let fixture = Fixture::new(Engine::Sqlite).await;
     let server = fixture.serve();
-    let names =
-        "authorization,content-type,x-grpc-web,x-user-agent,user-agent,grpc-timeout";
+    let names = "authorization,content-type,x-grpc-web,x-user-agent,user-agent,grpc-timeout";
     let request = http1()
         .request(Method::OPTIONS, format!("http://{}/sync.Syncer/SetRecord", server.web))
         .header("origin", "https://app.example")
@@ -137,7 +138,8 @@ async fn the_plain_pages_answer() {
     let fixture = Fixture::new(Engine::Sqlite).await;
     let server = fixture.serve();
     let get = async |path: &str| {
-        let response = within(path, http1().get(format!("http://{}{path}", server.web)).send()).await;
+        let response =
+            within(path, http1().get(format!("http://{}{path}", server.web)).send()).await;
         within(path, response.expect("answers").text()).await.expect("text")
     };
     assert_eq!(get("/health").await, "OK");
