@@ -128,6 +128,8 @@ pub const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 /// Longest silence before the first byte of a connection, and longest time until its preface or
 /// request head is complete.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open connections to the admin port.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
 /// Pause after the operating system refused a connection for want of resources.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest time a unary call may take when its caller set no deadline.

@@ -204,6 +204,15 @@ pub struct Config {
     pub shutdown: ShutdownConfig,
 }
 
+impl Config {
+    /// Time between two fetches of the revocation list, where there is one.
+    #[must_use]
+    pub fn revocation_refresh(&self) -> Option<Duration> {
+        let revocation = self.api_key.as_ref()?.revocation.as_ref()?;
+        Some(revocation.refresh)
+    }
+}
+
 /// Everything that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<String>);

@@ -37,14 +37,14 @@ impl Connections {
     fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Place, &'static str> {
         if self.total.fetch_add(1, Ordering::Relaxed) >= self.max_total {
             self.total.fetch_sub(1, Ordering::Relaxed);
-            return Err("total");
+            return Err("total_limit");
         }
         let network = network(peer);
         let mut count = self.by_address.entry(network).or_insert(0);
         if *count >= self.max_per_address {
             drop(count);
             self.total.fetch_sub(1, Ordering::Relaxed);
-            return Err("per_address");
+            return Err("address_limit");
         }
         *count += 1;
         drop(count);
@@ -165,9 +165,9 @@ mod tests {
         let connections = Arc::new(Connections::new(3, 2));
         let first = connections.admit(address("127.0.0.1")).expect("free");
         let _second = connections.admit(address("::ffff:127.0.0.1")).expect("free");
-        assert_eq!(connections.admit(address("127.0.0.1")).err(), Some("per_address"));
+        assert_eq!(connections.admit(address("127.0.0.1")).err(), Some("address_limit"));
         let _third = connections.admit(address("127.0.0.2")).expect("free");
-        assert_eq!(connections.admit(address("127.0.0.3")).err(), Some("total"));
+        assert_eq!(connections.admit(address("127.0.0.3")).err(), Some("total_limit"));
         drop(first);
         assert!(connections.admit(address("127.0.0.1")).is_ok());
     }

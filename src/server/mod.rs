@@ -3,8 +3,11 @@
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
+use http::Request;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::ServiceExt as _;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -19,6 +22,7 @@ use crate::{
 
 mod accept;
 pub mod admin;
+mod admin_view;
 mod connection;
 mod drain;
 mod ending;
@@ -30,6 +34,8 @@ mod opening;
 mod web;
 
 use accept::{Connections, Listener};
+use admin::AdminState;
+use admin_view::ReplicaView;
 use connection::{ConnectionEnd, ConnectionSettings, Protocol};
 use drain::Drain;
 use guard::GuardLimits;
@@ -170,18 +176,18 @@ impl Replica {
         });
         let hang_up = &self.connection_end.hang_up;
         let routes = grpc::routes(service, &self.health, self.config.reflection, hang_up)?;
-        let grpc = layers::stack::<_, tonic::body::Body, _>(
-            routes,
-            &self.metrics,
-            self.config.request_timeout,
-        );
+        let grpc = layers::stack(routes, &self.metrics, self.config.request_timeout);
         let web = web::service(grpc.clone(), &self.config.cors_origins);
 
+        let admin = admin::router(self.admin_state(&sockets)?);
+        let admin = admin.map_request(|request: Request<Body>| request.map(axum::body::Body::new));
+
         let public = |name, socket, protocol| self.listener(name, socket, protocol);
+        let admin_listener = self.admin_listener(sockets.admin);
         self.background
             .spawn("grpc listener", public("grpc", sockets.grpc, Protocol::Http2).run(grpc));
         self.background.spawn("web listener", public("web", sockets.web, Protocol::Any).run(web));
-        drop(sockets.admin);
+        self.background.spawn("admin listener", admin_listener.run(admin));
         Ok(())
     }
 
@@ -204,6 +210,34 @@ impl Replica {
             tasks: self.connection_tasks.clone(),
             metrics: Arc::clone(&self.metrics),
         }
+    }
+
+    /// Serves to the very end: a drain wants to be watched.
+    fn admin_listener(&self, socket: TcpListener) -> Listener {
+        let stop = self.background.stop_signal();
+        Listener {
+            connections: Arc::new(Connections::new(limits::MAX_ADMIN_CONNECTIONS, usize::MAX)),
+            stop: stop.clone(),
+            end: ConnectionEnd { hang_up: stop.clone(), cut: stop },
+            tasks: self.background.clone(),
+            ..self.listener("admin", socket, Protocol::Any)
+        }
+    }
+
+    fn admin_state(&self, sockets: &Sockets) -> anyhow::Result<AdminState> {
+        let Addresses { grpc, web, admin } = sockets.addresses()?;
+        let view = ReplicaView {
+            health: self.health.clone(),
+            store: Arc::clone(&self.store),
+            hub: Arc::clone(&self.hub),
+            metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
+            revocation_refresh: self.config.revocation_refresh(),
+            listeners: vec![("grpc", grpc), ("web", web), ("admin", admin)],
+            streams: self.streams.clone(),
+        };
+        let (metrics, clock) = (Arc::clone(&self.metrics), Arc::clone(&self.clock));
+        Ok(AdminState::new(Arc::new(view), metrics, self.log.clone(), clock))
     }
 
     async fn drain(&self) {

@@ -17,7 +17,7 @@ use crate::{
     config::{EngineConfig, MigrateMode, PostgresConfig, SqliteConfig},
     limits,
     store::{
-        Store, StoreContext,
+        Instrumented, Store, StoreContext,
         migrate::{AdoptionReport, MigrateError, SchemaState},
     },
 };
@@ -25,7 +25,8 @@ use crate::{
 impl Replica {
     /// The store with its operations timed; answers UNAVAILABLE until it is open.
     pub(super) fn instrumented_store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store) as Arc<dyn Store>
+        let store = Arc::clone(&self.store) as Arc<dyn Store>;
+        Arc::new(Instrumented::new(store, Arc::clone(&self.metrics)))
     }
 
     /// Who may call; with a revocation list that was asked for once already.
@@ -134,7 +135,7 @@ impl Replica {
                     return Ok(());
                 }
                 Ok(Preparation::Found(state)) if state.is_ready() => return Ok(()),
-                Ok(Preparation::Found(state)) => self.check_wait(state)?,
+                Ok(Preparation::Found(state)) => self.check_wait(&state)?,
                 Err(error @ (MigrateError::Unavailable(_) | MigrateError::Locked(_))) => {
                     tracing::warn!(%error, "cannot prepare the database yet, trying again");
                 }
@@ -146,8 +147,8 @@ impl Replica {
     }
 
     /// Whether a schema that is behind is to be waited for.
-    fn check_wait(&self, state: SchemaState) -> anyhow::Result<()> {
-        let SchemaState { applied, latest, .. } = state;
+    fn check_wait(&self, state: &SchemaState) -> anyhow::Result<()> {
+        let SchemaState { applied, latest, .. } = *state;
         if self.config.migrate == MigrateMode::Off {
             bail!(
                 "the database is at schema version {applied}, {latest} is needed; run `data-sync migrate` or set MIGRATE=auto"

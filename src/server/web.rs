@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use http::{HeaderName, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use tonic::body::Body;
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, ServiceExt as _};
@@ -21,14 +21,29 @@ where
     S::ResponseBody: http_body::Body<Error: std::fmt::Display>,
 {
     let grpc_web = GrpcWebLayer::new().layer(grpc);
-    let grpc_web =
-        grpc_web.map_request(|request: Request<axum::body::Body>| request.map(Body::new));
+    let grpc_web = grpc_web.map_request(|mut request: Request<axum::body::Body>| {
+        answer_in_kind(request.headers_mut());
+        request.map(Body::new)
+    });
     Router::new()
         .route("/", get(|| async { "data-sync: gRPC-Web endpoint of sync.Syncer\n" }))
         .route("/health", get(|| async { "OK" }))
         .fallback_service(grpc_web)
         .layer(cors(origins))
         .map_request(|request: Request<Body>| request.map(axum::body::Body::new))
+}
+
+/// Lets a caller that accepts anything be answered in the framing it used, text for text, as the
+/// Go server does.
+fn answer_in_kind(headers: &mut HeaderMap) {
+    let names_a_framing =
+        |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc-web");
+    if headers.get(header::ACCEPT).is_some_and(names_a_framing) {
+        return;
+    }
+    if let Some(kind) = headers.get(header::CONTENT_TYPE).cloned().filter(names_a_framing) {
+        headers.insert(header::ACCEPT, kind);
+    }
 }
 
 fn cors(origins: &[String]) -> CorsLayer {

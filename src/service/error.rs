@@ -93,7 +93,8 @@ impl From<ServiceError> for Status {
         match error {
             ServiceError::Invalid(violations) => invalid(&violations),
             ServiceError::Unauthenticated(error) => {
-                status(Code::Unauthenticated, error.reason(), &error.to_string())
+                let reason = error.reason().to_ascii_uppercase();
+                status(Code::Unauthenticated, &reason, &error.to_string())
             }
             ServiceError::LockHeld => {
                 status(Code::FailedPrecondition, "LOCK_HELD", "lock held by another instance")

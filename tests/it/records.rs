@@ -222,14 +222,16 @@ async fn thirty_two_writers_of_one_user_only_win_or_conflict(engine: Engine) {
     let server = fixture.serve();
     let key = fresh_key();
     let shared = channel(server.grpc).await;
-    let writers = (0..WRITERS).map(|_| {
+    let writers = (0..WRITERS).map(|writer| {
         let wallet = Wallet::on(shared.clone(), key);
         tokio::spawn(async move {
             let mut accepted = Vec::new();
             for round in 0..ROUNDS {
                 let current = wallet.list(0).await.expect("lists").changes;
                 let base = current.first().map_or(0, |record| record.revision);
-                let reply = wallet.set("shared", base, &round.to_be_bytes()).await;
+                // Equal bytes would be one signed request sent twice, which is one write.
+                let data = [writer.to_be_bytes(), round.to_be_bytes()].concat();
+                let reply = wallet.set("shared", base, &data).await;
                 let reply = reply.expect("success or conflict");
                 if reply.status() == SetRecordStatus::Success {
                     accepted.push(reply.new_revision);

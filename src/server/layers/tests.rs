@@ -16,6 +16,7 @@ use crate::{
         Notification, SetLockReply, SetLockRequest, SetRecordReply, SetRecordRequest,
         syncer_server::{Syncer, SyncerServer},
     },
+    service::call::CallDeadline,
     telemetry::rpc::Rpc,
 };
 

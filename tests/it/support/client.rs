@@ -30,13 +30,6 @@ pub(crate) fn now() -> u32 {
     u32::try_from(now.as_secs()).expect("before 2106")
 }
 
-/// A key of its own for each number.
-pub(crate) fn key(number: u64) -> SecretKey {
-    let mut bytes = [0x11; 32];
-    bytes[24..].copy_from_slice(&number.to_be_bytes());
-    SecretKey::from_secret_bytes(bytes).expect("below the order")
-}
-
 /// A key that no other test uses.
 pub(crate) fn fresh_key() -> SecretKey {
     let mut bytes = [0x22; 32];
