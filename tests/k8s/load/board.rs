@@ -23,7 +23,7 @@ struct Phase {
 
 /// Shared by all users.
 #[derive(Debug)]
-pub struct Board {
+pub(crate) struct Board {
     phases: Mutex<Vec<Phase>>,
     stop: CancellationToken,
 }
@@ -47,7 +47,7 @@ impl Board {
     }
 
     /// Counts in phase `name` from now on.
-    pub fn enter(&self, name: &str) {
+    pub(crate) fn enter(&self, name: &str) {
         let mut phases = self.phases();
         if phases.last().is_none_or(|last| last.name != name) {
             phases.push(Phase { name: name.to_owned(), ..Phase::default() });
@@ -55,22 +55,22 @@ impl Board {
     }
 
     /// Tells everybody to end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
 
     /// Whether to end.
-    pub fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
     /// Waits for the end.
-    pub async fn until_stopped(&self) {
+    pub(crate) async fn until_stopped(&self) {
         self.stop.cancelled().await;
     }
 
     /// A write was acknowledged, `gap` after the user's last one.
-    pub fn acknowledged(&self, gap: Duration) {
+    pub(crate) fn acknowledged(&self, gap: Duration) {
         self.now(|phase| {
             phase.acknowledged += 1;
             phase.longest_gap = phase.longest_gap.max(gap);
@@ -78,17 +78,17 @@ impl Board {
     }
 
     /// A call failed for good, all attempts of the client library included.
-    pub fn failed(&self, error: &str) {
+    pub(crate) fn failed(&self, error: &str) {
         self.now(|phase| *phase.errors.entry(error.to_owned()).or_default() += 1);
     }
 
     /// A stream ended.
-    pub fn stream_lost(&self, error: &str) {
+    pub(crate) fn stream_lost(&self, error: &str) {
         self.now(|phase| *phase.streams_lost.entry(error.to_owned()).or_default() += 1);
     }
 
     /// A stream came back after `deaf`.
-    pub fn stream_back(&self, deaf: Duration) {
+    pub(crate) fn stream_back(&self, deaf: Duration) {
         self.now(|phase| {
             phase.streams_back += 1;
             phase.longest_deaf = phase.longest_deaf.max(deaf);
@@ -96,13 +96,13 @@ impl Board {
     }
 
     /// The other device had a change `delay` after its acknowledgement.
-    pub fn told(&self, delay: Duration) {
+    pub(crate) fn told(&self, delay: Duration) {
         let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.now(|phase| phase.delays_ms.push(delay));
     }
 
     /// A line for each phase.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.phases().iter_mut().map(Phase::line).collect()
     }
 }

@@ -41,7 +41,7 @@ struct Truth {
 
 /// How one user, or all of them, fared.
 #[derive(Debug, Default)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     users: u64,
     accepted: u64,
     lost: u64,
@@ -52,7 +52,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Takes in another's.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.users += other.users;
         self.accepted += other.accepted;
         self.lost += other.lost;
@@ -62,7 +62,7 @@ impl Verdict {
     }
 
     /// Whether nothing was lost and nobody is left behind.
-    pub const fn is_good(&self) -> bool {
+    pub(crate) const fn is_good(&self) -> bool {
         self.accepted > 0 && self.lost + self.uncounted + self.conflicts + self.deaf == 0
     }
 }
@@ -80,7 +80,7 @@ impl fmt::Display for Verdict {
 
 /// One user.
 #[derive(Debug)]
-pub struct User {
+pub(crate) struct User {
     url: String,
     signer: Signer,
     pause: Duration,
@@ -90,7 +90,7 @@ pub struct User {
 
 impl User {
     /// A new user.
-    pub fn new(url: &str, pause: Duration, board: Arc<Board>) -> anyhow::Result<Self> {
+    pub(crate) fn new(url: &str, pause: Duration, board: Arc<Board>) -> anyhow::Result<Self> {
         ensure!(!pause.is_zero(), "a load without pauses is no steady one");
         let (url, truth) = (url.to_owned(), Mutex::default());
         Ok(Self { url, signer: Signer::generate(), pause, board, truth })
@@ -105,12 +105,12 @@ impl User {
     }
 
     /// Writes and watches until the end, then judges.
-    pub async fn run(self) -> anyhow::Result<Verdict> {
+    pub(crate) async fn run(self) -> anyhow::Result<Verdict> {
         let (writer, watcher) = (self.device()?, self.device()?);
         let writes_then_settles = async {
             self.write(&writer).await;
             let end = Instant::now() + SETTLE;
-            while self.truth().seen < self.truth_head() && Instant::now() < end {
+            while self.truth().is_behind() && Instant::now() < end {
                 tokio::time::sleep(LIST_AGAIN).await;
             }
         };
@@ -119,10 +119,6 @@ impl User {
             () = self.watch(&watcher) => {}
         }
         tokio::time::timeout(JUDGE, self.judge()).await.context("nobody answers a fresh device")?
-    }
-
-    fn truth_head(&self) -> u64 {
-        self.truth().head
     }
 
     async fn write(&self, client: &Client) {
@@ -229,12 +225,17 @@ impl User {
             lost: u64::try_from(lost.count()).unwrap_or(u64::MAX),
             uncounted: u64::from(head != truth.accepted),
             conflicts: truth.conflicts,
-            deaf: u64::from(truth.seen < truth.head),
+            deaf: u64::from(truth.is_behind()),
         })
     }
 }
 
 impl Truth {
+    /// Whether the second device lacks something that was acknowledged.
+    const fn is_behind(&self) -> bool {
+        self.seen < self.head
+    }
+
     fn stored(&mut self, id: String, revision: u64, data: String, acknowledged: Option<Instant>) {
         self.doubtful.remove(&id);
         self.records.insert(id, (revision, data));
