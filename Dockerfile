@@ -33,8 +33,8 @@ RUN touch src/lib.rs src/main.rs build.rs \
 FROM ${BASE_IMAGE}
 ARG REVISION=unknown
 ARG VERSION=unknown
-ARG CREATED
-ARG SOURCE
+ARG CREATED=unknown
+ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="data-sync" \
       org.opencontainers.image.description="Keeps small encrypted records of one person in step across devices" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
