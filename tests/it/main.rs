@@ -17,6 +17,7 @@ mod health;
 mod listen;
 mod locks;
 mod records;
+mod stalls;
 mod store_postgres;
 mod support;
 mod web;

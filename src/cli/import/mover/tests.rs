@@ -64,7 +64,7 @@ async fn import(source: &dyn Transfer, target: &dyn Transfer) -> anyhow::Result<
     Mover { source, target }.run(&mut |_| {}).await
 }
 
-async fn content(store: &dyn Transfer) -> (Totals, Vec<UserSummary>, u64) {
+async fn content(store: &dyn Transfer) -> (Totals, Vec<UserCounters, UserSummary>, u64) {
     (
         store.totals().await.unwrap(),
         store.users(None, 100).await.unwrap(),
@@ -99,6 +99,14 @@ impl Transfer for Failing<'_> {
         limit: usize,
     ) -> Result<Vec<UserSummary>, StoreError> {
         self.inner.users(after, limit).await
+    }
+
+    async fn counters(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserCounters>, StoreError> {
+        self.inner.counters(after, limit).await
     }
 
     async fn records(&self, user: UserId, after: u64) -> Result<Vec<TransferRecord>, StoreError> {
