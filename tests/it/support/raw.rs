@@ -23,7 +23,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::wait::within;
+use super::wait::{until, within};
 
 /// HTTP/2's preface and an empty SETTINGS frame.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -123,6 +123,11 @@ impl RawClient {
     ) -> Response<RecvStream> {
         let response = self.call(method, message).await;
         within("the head of a reply", response).await.expect("answers")
+    }
+
+    /// Waits until the server takes no further calls on this connection.
+    pub(crate) async fn refuses_calls(&self) {
+        until("GOAWAY", || async { self.send.clone().ready().await.is_err() }).await;
     }
 
     /// How the connection ended.

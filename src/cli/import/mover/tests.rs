@@ -10,7 +10,11 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     notify::{Hub, LocalFeed},
-    store::{Quotas, StoreContext, memory::MemoryStore, transfer::TransferRecord},
+    store::{
+        Quotas, StoreContext,
+        memory::MemoryStore,
+        transfer::{TransferRecord, UserCounters},
+    },
     telemetry::metrics::Metrics,
 };
 
@@ -64,7 +68,7 @@ async fn import(source: &dyn Transfer, target: &dyn Transfer) -> anyhow::Result<
     Mover { source, target }.run(&mut |_| {}).await
 }
 
-async fn content(store: &dyn Transfer) -> (Totals, Vec<UserCounters, UserSummary>, u64) {
+async fn content(store: &dyn Transfer) -> (Totals, Vec<UserSummary>, u64) {
     (
         store.totals().await.unwrap(),
         store.users(None, 100).await.unwrap(),
