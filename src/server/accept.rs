@@ -208,10 +208,6 @@ impl Newcomer {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().expect("an address")
-    }
-
     fn admit(connections: &Arc<Connections>, client: &str) -> Result<Place, &'static str> {
         let mut place = connections.admit()?;
         place.count_for(client.parse().expect("an address"))?;

@@ -71,6 +71,8 @@ impl AsyncWrite for Gated {
 #[derive(Debug)]
 pub(crate) struct RawClient {
     pub(crate) send: SendRequest<Bytes>,
+    /// Sent as `grpc-timeout` with every call, and left to the server to keep.
+    pub(crate) timeout: Option<&'static str>,
     connection: JoinHandle<Result<(), h2::Error>>,
     shut: Arc<AtomicBool>,
 }
@@ -92,7 +94,7 @@ impl RawClient {
         let (send, connection) =
             within("the handshake", builder.handshake(gated)).await.expect("speaks HTTP/2");
         let connection = tokio::spawn(connection);
-        Self { send, connection, shut }
+        Self { send, timeout: None, connection, shut }
     }
 
     /// Reads nothing from the socket from now on.
@@ -104,11 +106,13 @@ impl RawClient {
     pub(crate) async fn call(&mut self, method: &str, message: &impl Message) -> ResponseFuture {
         let message = message.encode_to_vec();
         let length = u32::try_from(message.len()).expect("small").to_be_bytes();
-        let request = Request::post(format!("http://localhost/sync.Syncer/{method}"))
+        let mut request = Request::post(format!("http://localhost/sync.Syncer/{method}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a request");
+            .header("te", "trailers");
+        if let Some(timeout) = self.timeout {
+            request = request.header("grpc-timeout", timeout);
+        }
+        let request = request.body(()).expect("a request");
         let mut send = within("room for a stream", self.send.clone().ready()).await.expect("open");
         let (response, mut body) = send.send_request(request, false).expect("sent");
         body.send_data([&[0][..], &length, &message].concat().into(), true).expect("sent");
@@ -130,10 +134,11 @@ impl RawClient {
         until("GOAWAY", || async { self.send.clone().ready().await.is_err() }).await;
     }
 
-    /// How the connection ended.
-    pub(crate) async fn ended(self) -> Result<(), h2::Error> {
-        drop(self.send);
-        within("the end of the connection", self.connection).await.expect("no panic")
+    /// Waits until the server has closed the connection.
+    pub(crate) async fn closed(mut self) {
+        let ended = within("the end of the connection", &mut self.connection).await;
+        // Whether the server was rude about it does not matter here.
+        drop(ended.expect("no panic"));
     }
 }
 
