@@ -103,6 +103,9 @@ impl SyncService {
         let ServiceParts { auth, rates, metrics, .. } = self.0.as_ref();
         rates.admit_address(call.peer, metrics)?;
         let api_key = auth.check_api_key(call.authorization.as_deref())?;
+        if let Some(key) = &api_key {
+            tracing::Span::current().record("api_key", tracing::field::display(key.hash));
+        }
         let (user, digest) = auth.recover_user(request)?;
         rates.admit_user(user, metrics)?;
         Ok(Caller { user, digest, api_key })

@@ -9,7 +9,9 @@
     reason = "a test ends when something is off, and runs tasks as clients do"
 )]
 
+mod api_keys;
 mod bad_input;
+mod chaos;
 mod cli;
 mod drain;
 mod durability;
@@ -18,8 +20,10 @@ mod health;
 mod limits;
 mod listen;
 mod locks;
+mod opening;
 mod outages;
 mod records;
+mod simulation;
 mod stalls;
 mod store_postgres;
 mod support;
