@@ -121,7 +121,8 @@ pub struct Metrics {
 /// Values of `listener`.
 const LISTENERS: &[&str] = &["grpc", "web", "admin"];
 /// Why a connection is refused, or ended by a fault.
-const CONNECTION_REFUSALS: &[&str] = &["total_limit", "address_limit", "failed", "accept"];
+const CONNECTION_REFUSALS: &[&str] =
+    &["total_limit", "address_limit", "proxy_header", "failed", "accept"];
 /// Why a ListenChanges stream ends.
 const STREAM_ENDS: &[&str] =
     &["client_gone", "max_age", "draining", "api_key", "stalled", "displaced"];
