@@ -14,6 +14,8 @@
 //! invariants.
 
 pub mod auth;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "client")]
