@@ -16,11 +16,11 @@
 pub mod auth;
 #[cfg(feature = "bench")]
 pub mod bench;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", feature = "client"))]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "client"))]
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;

@@ -69,10 +69,49 @@ pub const MAX_QUEUED_WRITES: usize = 4_096;
 pub const MAX_POSTGRES_BATCH_ROWS: usize = 32;
 /// Most data bytes in one Postgres batch.
 pub const MAX_POSTGRES_BATCH_BYTES: usize = 1024 * 1024;
+/// Longest wait for a row lock in Postgres; whoever holds one for longer has stopped.
+pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time past its statement timeout that a Postgres call may stay unanswered.
+pub const POSTGRES_ANSWER_GRACE: Duration = Duration::from_secs(1);
+/// First and longest pause of a user whose rows other replicas keep changing.
+pub const CONTENTION_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(2), Duration::from_millis(50));
+/// First and longest pause between attempts to reach a lost database.
+pub const RECONNECT_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(25), Duration::from_millis(1_000));
+/// Connections on which a read or a lock is tried before the database counts as unavailable.
+pub const MAX_CONNECTIONS_TRIED: u32 = 3;
+/// Longest attempt to cancel a statement that nobody waits for any more.
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time one statement of a transfer may take.
+pub const TRANSFER_STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest wait for another process that migrates, or for the writers of a table to be altered.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Times an adoption is begun anew because it and a writer waited for each other.
+pub const MAX_ADOPTION_ATTEMPTS: u32 = 5;
+/// Longest time a closing store is given for the writes that wait.
+pub const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most operations in one SQLite commit.
 pub const MAX_SQLITE_BATCH_ROWS: usize = 128;
 /// Connections that read from SQLite.
 pub const SQLITE_READERS: usize = 4;
+/// Most reads waiting for or using a SQLite connection; further ones are turned away.
+pub const MAX_QUEUED_SQLITE_READS: usize = 4_096;
+/// Longest wait for another process that writes to the same SQLite file.
+pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for another process that migrates the same SQLite file.
+pub const SQLITE_MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pages of the SQLite log that are moved into the file at once (16 MiB): fewer, larger moves
+/// keep commits even.
+pub const SQLITE_CHECKPOINT_PAGES: u32 = 4_096;
+/// The SQLite log is cut back to this size once it is empty, in bytes.
+pub const SQLITE_LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// Expired locks of any user that each lock request removes from SQLite, besides the user's own.
+pub const SQLITE_LOCK_SWEEP_ROWS: u32 = 16;
+/// Longest time that closing SQLite waits for what was queued.
+pub const SQLITE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time of one read of a transfer between stores.
+pub const TRANSFER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 // Server: connections.
 
@@ -98,6 +137,46 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tasks get this long to end by themselves once everything else is drained.
 pub const TASK_JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+// Client library: defaults, and bounds of what it does by itself.
+
+/// Longest time a client gives one call, all its attempts together.
+pub const CLIENT_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time a client waits for a connection to be made.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most attempts at one call, the first included.
+pub const CLIENT_CALL_ATTEMPTS: u32 = 4;
+/// Upper end of the pause before a client's second attempt; doubles with each further one.
+pub const CLIENT_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause before a client's next attempt at a call.
+pub const CLIENT_MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Upper end of the pause before a client subscribes again; doubles with each failure.
+pub const CLIENT_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause before a client subscribes again.
+pub const CLIENT_MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
+/// Silence on a connection after which a client asks whether the server is still there.
+pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// Longest wait for the answer to that question.
+pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+// Telemetry.
+
+/// Finished spans that may wait for the trace collector; further ones are dropped.
+pub const MAX_QUEUED_SPANS: usize = 4_096;
+/// Time between two messages to the trace collector.
+pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to the trace collector.
+pub const TRACE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the trace collector to take one message.
+pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait at the end of the process for the last spans to be taken.
+pub const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest request id taken from a caller, in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+/// Largest body of a request to the admin port, in bytes.
+pub const MAX_ADMIN_BODY_BYTES: usize = 4 * 1024;
+/// Longest time that the admin port waits for all checks of `/readyz?verbose` and `/statusz`.
+pub const ADMIN_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 // Load generator.
 

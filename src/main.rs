@@ -1,7 +1,11 @@
 //! The `data-sync` command: see `data-sync --help`.
 
+use std::process::ExitCode;
+
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    data_sync::cli::main()
+}

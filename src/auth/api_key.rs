@@ -39,6 +39,15 @@ pub fn decode_ca(text: &str) -> Result<Vec<u8>, CaError> {
     Ok(der)
 }
 
+/// When the authority's certificate (DER) is valid: its first and last second since 1970-01-01 UTC.
+///
+/// # Errors
+/// Why the certificate can admit nobody.
+pub fn ca_validity(der: &[u8]) -> Result<(i64, i64), CaError> {
+    let authority = Authority::read(der)?;
+    Ok((authority.not_before, authority.not_after))
+}
+
 /// Base64 as Go reads it: the bits after the last byte may be anything.
 fn base64() -> &'static Encoding {
     use std::sync::LazyLock;

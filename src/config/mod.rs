@@ -8,10 +8,12 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use crate::store::Quotas;
 
 mod args;
+mod client;
 mod reader;
 mod resolve;
 
 pub use args::{ServeArgs, StoreArgs, TelemetryArgs};
+pub use client::{ClientArgs, ClientConfig, KeySource};
 
 /// Exit status for a command line or configuration that cannot be used (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;

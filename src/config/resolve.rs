@@ -107,6 +107,9 @@ impl TelemetryArgs {
             "" => "info",
             level => level,
         };
+        if let Err(problem) = crate::telemetry::validate_filter(log_level) {
+            reader.problems.push(format!("LOG_LEVEL: {problem}"));
+        }
         let endpoint = self.otlp_endpoint.as_deref().map(str::trim).filter(|url| !url.is_empty());
         TelemetryConfig {
             log_level: log_level.to_owned(),

@@ -4,9 +4,20 @@
 //! No label ever holds a user, a key or anything else a caller chooses.
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, core::Collector,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
+
+mod calls;
+mod inventory;
+mod registrar;
+mod runtime;
+
+pub use calls::CallMetrics;
+use registrar::{Entry, Registrar};
+
+use super::rpc::{RPCS, Rpc};
+use crate::store::Quota;
 
 /// Buckets of server latencies, in seconds.
 const LATENCY_BUCKETS: &[f64] =
@@ -18,6 +29,9 @@ const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    inventory: Vec<Entry>,
+    /// The `grpc_server_*` family, resolved for each entry of [`RPCS`].
+    calls: Vec<CallMetrics>,
 
     /// `grpc_server_started_total{grpc_type,grpc_service,grpc_method}`
     pub rpc_started: IntCounterVec,
@@ -29,6 +43,8 @@ pub struct Metrics {
     pub rpc_messages_received: IntCounterVec,
     /// `grpc_server_msg_sent_total{grpc_type,grpc_service,grpc_method}`
     pub rpc_messages_sent: IntCounterVec,
+    /// `data_sync_panics_total`
+    pub panics: IntCounter,
 
     /// `data_sync_connections{listener}`
     pub connections: IntGaugeVec,
@@ -100,47 +116,23 @@ pub struct Metrics {
     pub draining: IntGauge,
 }
 
-/// Registers what the constructors below make; a name used twice is a fault of this file.
-struct Registrar(Registry);
-
-impl Registrar {
-    #[allow(clippy::expect_used, reason = "names are fixed above and covered by a test")]
-    fn add<C: Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
-        let metric = metric.expect("metric options are valid");
-        self.0.register(Box::new(metric.clone())).expect("metric names are unique");
-        metric
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn float_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.add(Gauge::new(name, help))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add(Histogram::with_opts(options))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let options = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
-        self.add(HistogramVec::new(options, labels))
-    }
-}
+/// Values of `listener`.
+const LISTENERS: &[&str] = &["grpc", "web", "admin"];
+/// Why a connection is closed before it carries a request.
+const CONNECTION_REFUSALS: &[&str] = &["limit", "ip_limit", "timeout", "draining"];
+/// Why a ListenChanges stream ends.
+const STREAM_ENDS: &[&str] = &["client", "age", "drain", "revoked", "stalled", "limit", "error"];
+/// What may be used up.
+const QUOTAS: &[&str] = &[Quota::Records.as_str(), Quota::Bytes.as_str(), Quota::Locks.as_str()];
+/// Whose rate is limited.
+const RATE_SCOPES: &[&str] = &["ip", "user"];
+/// What makes a replica compare heads.
+const RESYNC_REASONS: &[&str] = &["periodic", "connected"];
+/// Why a caller is not who it says.
+const AUTH_FAILURES: &[&str] =
+    &["signature", "api_key_missing", "api_key_invalid", "api_key_expired", "api_key_revoked"];
+/// What a pooled connection does.
+const POOL_STATES: &[&str] = &["idle", "used"];
 
 const RPC: &[&str] = &["grpc_type", "grpc_service", "grpc_method"];
 const RPC_CODE: &[&str] = &["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
@@ -156,13 +148,14 @@ impl Metrics {
     #[must_use]
     #[rustfmt::skip]
     pub fn new() -> Self {
-        let r = Registrar(Registry::new());
-        Self {
+        let r = Registrar::new();
+        let mut metrics = Self {
             rpc_started: r.counters("grpc_server_started_total", "RPCs started.", RPC),
             rpc_handled: r.counters("grpc_server_handled_total", "RPCs completed, by status code.", RPC_CODE),
             rpc_seconds: r.histograms("grpc_server_handling_seconds", "Time to answer unary RPCs, in seconds.", RPC),
             rpc_messages_received: r.counters("grpc_server_msg_received_total", "Messages received.", RPC),
             rpc_messages_sent: r.counters("grpc_server_msg_sent_total", "Messages sent.", RPC),
+            panics: r.counter("data_sync_panics_total", "Calls answered INTERNAL because their handler panicked."),
 
             connections: r.gauges("data_sync_connections", "Open connections.", &["listener"]),
             connections_refused: r.counters("data_sync_connections_refused_total", "Connections closed before they carried a request.", &["listener", "reason"]),
@@ -200,13 +193,120 @@ impl Metrics {
             build_info: r.gauges("data_sync_build_info", "What is running; always 1.", &["version", "revision"]),
             ready: r.gauge("data_sync_ready", "1 while the readiness probe succeeds."),
             draining: r.gauge("data_sync_draining", "1 after the process was asked to stop."),
-            registry: r.0,
+            calls: Vec::new(),
+            registry: r.registry().clone(),
+            inventory: { r.add_process(); r.add_runtime(); r.finish() },
+        };
+        metrics.calls = RPCS.iter().map(|rpc| CallMetrics::resolve(&metrics, rpc)).collect();
+        metrics.start_at_zero();
+        metrics
+    }
+
+    /// Makes the series of label values that are known beforehand, so that a rate has a start
+    /// even if the first event is the only one.
+    fn start_at_zero(&self) {
+        for listener in LISTENERS {
+            self.connections.with_label_values(&[listener]);
+            for reason in CONNECTION_REFUSALS {
+                self.connections_refused.with_label_values(&[listener, reason]);
+            }
         }
+        let known: [(&IntCounterVec, &[&str]); 5] = [
+            (&self.streams_ended, STREAM_ENDS),
+            (&self.quota_exceeded, QUOTAS),
+            (&self.rate_limited, RATE_SCOPES),
+            (&self.resyncs, RESYNC_REASONS),
+            (&self.auth_failures, AUTH_FAILURES),
+        ];
+        for (counters, values) in known {
+            for value in values {
+                counters.with_label_values(&[value]);
+            }
+        }
+        for state in POOL_STATES {
+            self.pool_connections.with_label_values(&[state]);
+        }
+    }
+
+    /// The handles of one RPC, resolved at start-up.
+    #[must_use]
+    pub fn call(&self, rpc: &Rpc) -> &CallMetrics {
+        &self.calls[rpc.index]
+    }
+
+    /// Everything in the Prometheus text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be encoded");
+        }
+        text
+    }
+
+    /// The page `docs/metrics.md`.
+    #[must_use]
+    pub fn inventory_markdown(&self) -> String {
+        inventory::markdown(&self.inventory)
     }
 
     /// Where everything is registered.
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::rpc::UNKNOWN;
+
+    #[test]
+    fn known_series_are_there_before_anything_happened() {
+        let text = Metrics::new().encode();
+        for series in [
+            r#"grpc_server_started_total{grpc_method="SetRecord",grpc_service="sync.Syncer",grpc_type="unary"} 0"#,
+            r#"grpc_server_handled_total{grpc_code="Unavailable",grpc_method="ListenChanges",grpc_service="sync.Syncer",grpc_type="server_stream"} 0"#,
+            r#"grpc_server_handling_seconds_count{grpc_method="GetLock",grpc_service="sync.Syncer",grpc_type="unary"} 0"#,
+            r#"data_sync_quota_exceeded_total{quota="records"} 0"#,
+            r#"data_sync_connections{listener="web"} 0"#,
+        ] {
+            assert!(text.contains(series), "{series} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn streams_have_no_latency() {
+        let text = Metrics::new().encode();
+        let stream = r#"grpc_server_handling_seconds_count{grpc_method="ListenChanges""#;
+        assert!(!text.contains(stream));
+    }
+
+    #[test]
+    fn counting_a_call_reaches_the_exposition() {
+        let metrics = Metrics::new();
+        metrics.call(UNKNOWN).handled(tonic::Code::Unimplemented).inc();
+        let series = r#"grpc_server_handled_total{grpc_code="Unimplemented",grpc_method="unknown",grpc_service="unknown",grpc_type="unary"} 1"#;
+        assert!(metrics.encode().contains(series));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_process_and_its_runtime_are_measured() {
+        let text = Metrics::new().encode();
+        for name in ["process_resident_memory_bytes ", "process_open_fds ", "tokio_workers 1\n"] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_page_of_metrics_is_up_to_date() {
+        let committed = include_str!("../../docs/metrics.md");
+        assert!(
+            committed == Metrics::new().inventory_markdown(),
+            "docs/metrics.md is stale; run `data-sync docs metrics > docs/metrics.md`"
+        );
     }
 }

@@ -1,1 +1,5 @@
 //! Integration tests: the real server over real sockets.
+
+mod cli;
+mod store_postgres;
+mod support;

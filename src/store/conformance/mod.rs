@@ -350,3 +350,29 @@ macro_rules! store_conformance_tests {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    /// A case that the macro does not name would never run.
+    #[test]
+    fn every_case_is_stamped() {
+        let (_, list) = include_str!("mod.rs").split_once("macro_rules!").unwrap();
+        let stamped: Vec<&str> = list.lines().map(str::trim).collect();
+        let files = [
+            include_str!("locks.rs"),
+            include_str!("moves.rs"),
+            include_str!("pages.rs"),
+            include_str!("quotas.rs"),
+            include_str!("races.rs"),
+            include_str!("records.rs"),
+        ];
+        let mut cases = 0;
+        for line in files.iter().flat_map(|file| file.lines()) {
+            let Some(rest) = line.strip_prefix("pub async fn ") else { continue };
+            let (case, _) = rest.split_once('(').unwrap();
+            assert!(stamped.contains(&case), "{case} is not in the macro's list");
+            cases += 1;
+        }
+        assert!(cases > 50, "found only {cases} cases");
+    }
+}

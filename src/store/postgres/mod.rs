@@ -1,1 +1,175 @@
 //! The engine for any number of replicas.
+//!
+//! Records are written in batches by [`writer`] tasks that own their connections; everything else
+//! borrows from a [`pool`]. The rules themselves live in the functions of
+//! `migrations/postgres`; this module carries requests there and answers back. Nothing needs a
+//! session: a transaction pooler may stand between.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    LockOutcome, LockRequest, Page, PageLimit, RecordWrite, Store, StoreContext, StoreError,
+    StoreStatus, StoredRecord, UserId, WriteOutcome,
+};
+use crate::{config::PostgresConfig, limits::STORE_CLOSE_TIMEOUT, tasks::Tasks};
+
+mod adopt;
+mod batch;
+mod connect;
+mod error;
+mod lanes;
+mod locks;
+mod migrate;
+mod pool;
+mod records;
+mod status;
+mod tls;
+mod transaction;
+mod transfer;
+mod url;
+mod writer;
+
+pub use migrate::{migrate, schema_state};
+
+use connect::Connector;
+use locks::Locks;
+use pool::Lender;
+use status::StatusCheck;
+use writer::Writers;
+
+/// Records, heads and locks in Postgres.
+#[derive(Debug)]
+pub struct PostgresStore {
+    lender: Lender,
+    writers: Writers,
+    locks: Locks,
+    status: StatusCheck,
+    /// Set once the store is closed or the process stops; no call is begun afterwards.
+    closed: CancellationToken,
+}
+
+impl PostgresStore {
+    /// Prepares a store; contacts nobody. Connections are made when needed and made anew when
+    /// lost, so a database that is down is no reason not to start.
+    ///
+    /// # Errors
+    /// `Internal` for a URL or an authority file that cannot be used.
+    pub fn open(
+        config: &PostgresConfig,
+        context: StoreContext,
+        tasks: &Tasks,
+    ) -> Result<Self, StoreError> {
+        let connector = Arc::new(Connector::new(&config.url, config, tasks)?);
+        connector.log_oddities();
+        let closed = tasks.stop_signal().child_token();
+        let StoreContext { feed, quotas, clock: _, metrics } = context;
+        let lender = Lender::new(Arc::clone(&connector), config, tasks, &metrics)?;
+        let locks =
+            Locks::new(config.statement_timeout, quotas.max_locks, metrics.store_retries.clone());
+        let status = StatusCheck::new(Arc::clone(&connector), metrics.schema_version.clone());
+        let writers = Writers::start(config, &connector, &feed, quotas, &metrics, tasks, &closed);
+        Ok(Self { lender, writers, locks, status, closed })
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.is_cancelled() {
+            return Err(StoreError::Unavailable("the store is closed".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn set_record(
+        &self,
+        write: RecordWrite,
+        deadline: Instant,
+    ) -> Result<WriteOutcome, StoreError> {
+        self.check_open()?;
+        self.writers.write(write, deadline).await
+    }
+
+    async fn record(
+        &self,
+        user: UserId,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<Option<StoredRecord>, StoreError> {
+        records::record(&self.lender, user, id, deadline).await
+    }
+
+    async fn list_changes(
+        &self,
+        user: UserId,
+        since: u64,
+        limit: PageLimit,
+        deadline: Instant,
+    ) -> Result<Page, StoreError> {
+        records::list_changes(&self.lender, user, since, limit, deadline).await
+    }
+
+    async fn heads(&self, users: &[UserId], deadline: Instant) -> Result<Vec<u64>, StoreError> {
+        records::heads(&self.lender, users, deadline).await
+    }
+
+    async fn set_lock(
+        &self,
+        request: LockRequest,
+        deadline: Instant,
+    ) -> Result<LockOutcome, StoreError> {
+        self.locks.set(&self.lender, &request, deadline).await
+    }
+
+    async fn is_locked(
+        &self,
+        user: UserId,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        locks::is_locked(&self.lender, user, name, deadline).await
+    }
+
+    async fn status(&self, deadline: Instant) -> Result<StoreStatus, StoreError> {
+        self.check_open()?;
+        self.status.ask(deadline).await
+    }
+
+    fn engine(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn close(&self) {
+        let finished = self.writers.finish(STORE_CLOSE_TIMEOUT).await;
+        if !finished {
+            tracing::warn!("writes were still waiting when the store was closed");
+        }
+        self.closed.cancel();
+        self.lender.close();
+        if timeout(Duration::from_secs(1), self.status.close()).await.is_err() {
+            tracing::debug!("a status check was still running when the store was closed");
+        }
+    }
+}
+
+/// A limit as the functions take it, where none is more than anybody can hold.
+fn bound(limit: Option<u64>) -> i64 {
+    limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(i64::MAX / 2)
+}
+
+/// A column that holds a count, a revision or a time.
+fn number(row: &Row, column: usize) -> Result<u64, StoreError> {
+    let value: i64 = row.try_get(column).map_err(|error| text_error(&error))?;
+    u64::try_from(value)
+        .map_err(|_negative| StoreError::Internal(format!("column {column} is negative")))
+}
+
+/// An answer that does not have the shape this program expects.
+fn text_error(error: &tokio_postgres::Error) -> StoreError {
+    StoreError::Internal(format!("an answer of postgres cannot be read: {error}"))
+}

@@ -1,0 +1,140 @@
+//! Log lines: text for people, JSON for collectors, on stderr, with a filter that an operator can
+//! change while the process runs.
+
+use std::{
+    fmt,
+    io::IsTerminal as _,
+    panic::PanicHookInfo,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    field::MakeExt as _,
+    filter::{FilterExt as _, filter_fn},
+    fmt::{MakeWriter, format},
+    registry::LookupSpan,
+    reload,
+};
+
+use super::json_line::JsonLine;
+use crate::config::LogFormat;
+
+/// Target of the span around each call. It exists in the lines of a call whenever it exists at
+/// all, so that they carry its trace id even if the filter shows nothing below INFO.
+pub const CALL_TARGET: &str = "data_sync::call";
+
+/// Checks filter directives such as `info,data_sync::store=debug`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn validate_filter(directives: &str) -> Result<(), String> {
+    parse_filter(directives).map(drop)
+}
+
+fn parse_filter(directives: &str) -> Result<EnvFilter, String> {
+    if directives.trim().is_empty() {
+        return Err("a filter names at least one level".to_owned());
+    }
+    EnvFilter::builder().parse(directives.trim()).map_err(|error| error.to_string())
+}
+
+/// Changes what is logged while the process runs.
+#[derive(Clone)]
+pub struct LogControl(Arc<Control>);
+
+struct Control {
+    directives: Mutex<String>,
+    reload: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+}
+
+impl LogControl {
+    /// The directives in force.
+    #[must_use]
+    pub fn directives(&self) -> String {
+        self.0.directives.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other directives in force, at once and until the next change or restart.
+    ///
+    /// # Errors
+    /// What is wrong with the directives; the old ones stay in force.
+    pub fn set(&self, directives: &str) -> Result<(), String> {
+        let filter = parse_filter(directives)?;
+        let mut current = self.0.directives.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.0.reload)(filter)?;
+        directives.trim().clone_into(&mut current);
+        Ok(())
+    }
+
+    fn new<S: 'static>(directives: &str, handle: reload::Handle<EnvFilter, S>) -> Self {
+        Self(Arc::new(Control {
+            directives: Mutex::new(directives.trim().to_owned()),
+            reload: Box::new(move |filter| handle.reload(filter).map_err(|e| e.to_string())),
+        }))
+    }
+}
+
+impl fmt::Debug for LogControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogControl").field(&self.directives()).finish()
+    }
+}
+
+/// Whether `format` means JSON on this process's stderr.
+pub(super) fn is_json(format: LogFormat) -> bool {
+    match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    }
+}
+
+/// The layer that writes lines to `writer`, and the means to change its filter.
+///
+/// # Errors
+/// What is wrong with the directives.
+pub(super) fn layer<S, W>(
+    directives: &str,
+    json: bool,
+    writer: W,
+) -> Result<(impl Layer<S> + Send + Sync + use<S, W>, LogControl), String>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup> + Send + Sync,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let (filter, handle) = reload::Layer::<EnvFilter, S>::new(parse_filter(directives)?);
+    let control = LogControl::new(directives, handle);
+    let calls = filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines: Box<dyn Layer<S> + Send + Sync> = if json {
+        Box::new(lines.fmt_fields(format::JsonFields::new()).event_format(JsonLine))
+    } else {
+        // Fields named otel.* instruct the trace layer and tell a reader nothing.
+        let fields = format::debug_fn(|writer, field, value| match field.name() {
+            name if name.starts_with("otel.") => Ok(()),
+            "message" => write!(writer, "{value:?}"),
+            name => write!(writer, "{name}={value:?}"),
+        });
+        let colours = std::io::stderr().is_terminal();
+        Box::new(lines.with_ansi(colours).fmt_fields(fields.delimited(" ")))
+    };
+    Ok((lines.with_filter(filter.or(calls)), control))
+}
+
+/// Logs panics as lines like any other, instead of a report of several lines.
+///
+/// A message with values in it may quote what a caller sent, so that only fixed texts are shown;
+/// the place in the source says the rest.
+pub(super) fn log_panics() {
+    std::panic::set_hook(Box::new(log_panic));
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(not shown)");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    tracing::error!(reason = message, location, thread, "panicked");
+}

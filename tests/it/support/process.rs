@@ -1,0 +1,119 @@
+//! Starts servers that cannot outlive the tests: each has a guard, a small shell that waits for
+//! its standard input to end, which it does when the test process is gone in whatever way.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+};
+
+/// Sends the server the signal it is told, or SIGQUIT when nobody can tell it any more, and then
+/// also clears the server's directory away.
+const GUARD: &str = r#"
+trap '' INT TERM HUP
+"$@" <&- &
+server=$!
+if read -r signal; then
+    kill -s "$signal" "$server"
+    wait "$server"
+else
+    kill -s QUIT "$server"
+    wait "$server"
+    rm -rf "$GUARDED_DIRECTORY"
+fi
+"#;
+
+/// A running server and its guard.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    guard: Child,
+    order: Option<ChildStdin>,
+}
+
+impl Guarded {
+    /// Starts `command` under a guard. `directory` goes with the test process.
+    pub(crate) fn start(command: &[String], directory: &Path, log: &Path) -> Self {
+        let log = fs::File::create(log).expect("a log file");
+        let mut guard = Command::new("/bin/sh")
+            .arg("-c")
+            .arg(GUARD)
+            .arg("guard")
+            .args(command)
+            .env("GUARDED_DIRECTORY", directory)
+            .current_dir("/")
+            // A group of its own: an interrupt from the terminal must not end the guard first.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("/bin/sh runs");
+        let order = guard.stdin.take();
+        Self { guard, order }
+    }
+
+    /// Stops the server with a signal such as `INT` and waits until it is gone.
+    pub(crate) fn stop(&mut self, signal: &str) {
+        if let Some(mut order) = self.order.take() {
+            writeln!(order, "{signal}").expect("the guard listens");
+            self.guard.wait().expect("the guard ends");
+        }
+    }
+
+    /// Whether the server's guard has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.guard.try_wait().expect("the guard can be asked").is_some()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.stop("QUIT");
+    }
+}
+
+/// Prefixes `command` so that it does not run as root, which Postgres and PgBouncer refuse.
+pub(crate) fn unprivileged(command: &[&str]) -> Vec<String> {
+    let mut full: Vec<String> = Vec::new();
+    if is_root() {
+        let (uid, gid) = service_account();
+        let account = ["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}")];
+        full.extend(account.map(str::to_owned));
+        full.push("--clear-groups".to_owned());
+    }
+    full.extend(command.iter().map(|&word| word.to_owned()));
+    full
+}
+
+/// Gives a path to the account that [`unprivileged`] commands run as.
+pub(crate) fn give_away(path: &Path) {
+    if is_root() {
+        let (uid, gid) = service_account();
+        chown(path, Some(uid), Some(gid)).expect("root may give files away");
+    }
+}
+
+/// A TCP port of the loopback that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// The account named `postgres`, else `nobody`.
+fn service_account() -> (u32, u32) {
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let find = |name: &str| {
+        let line = accounts.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    find("postgres").or_else(|| find("nobody")).unwrap_or((65_534, 65_534))
+}
