@@ -154,7 +154,7 @@ impl SideBench {
             Load::Open { per_second, .. } => Some(Pace::start(per_second, count)?),
         };
         let round = Arc::new(Round {
-            jobs: Mutex::new((0, jobs.into_iter())),
+            jobs: Mutex::new(jobs.into_iter()),
             end: start + slice,
             pace,
             tallies: Arc::clone(&self.tallies),
@@ -197,7 +197,6 @@ impl SideBench {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "a share of a round's calls"
     )]
     async fn sign(&mut self, first: u64, count: u64) -> anyhow::Result<Vec<Job>> {
@@ -241,7 +240,6 @@ fn take(numbers: &Mutex<Range<usize>>) -> Option<usize> {
     numbers.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
-#[allow(clippy::cast_precision_loss, reason = "no run makes 2^52 calls")]
 fn rate(calls: u64, took: Duration) -> f64 {
     calls as f64 / took.as_secs_f64().max(1e-9)
 }
@@ -273,8 +271,7 @@ async fn store(
 
 /// What the callers of one round share.
 struct Round {
-    /// How many were taken, and the rest.
-    jobs: Mutex<(u64, vec::IntoIter<Job>)>,
+    jobs: Mutex<vec::IntoIter<Job>>,
     end: Instant,
     pace: Option<Pace>,
     tallies: Arc<Mutex<Tallies>>,
@@ -287,24 +284,12 @@ struct Round {
 impl Round {
     /// The next call, and when it is due where there is a schedule.
     async fn next(&self) -> Option<(Job, Option<Instant>)> {
-        if let Some(pace) = &self.pace {
-            if !pace.wait().await {
-                return None;
-            }
-        } else if Instant::now() >= self.end {
-            return None;
-        }
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(job) = jobs.1.next() else {
-            // The last call is taken: nobody else needs to wait for the schedule.
-            self.pace.as_ref().inspect(|pace| pace.stop());
-            return None;
+        let due = match &self.pace {
+            Some(pace) => Some(pace.due(pace.next().await?)),
+            None if Instant::now() >= self.end => return None,
+            None => None,
         };
-        let due = self.pace.as_ref().map(|pace| pace.due(jobs.0));
-        jobs.0 += 1;
-        if jobs.1.len() == 0 {
-            self.pace.as_ref().inspect(|pace| pace.stop());
-        }
+        let job = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).next()?;
         Some((job, due))
     }
 }
@@ -321,12 +306,7 @@ async fn work(mut worker: Worker, round: Arc<Round>) -> Worker {
 
 impl Worker {
     /// Makes one call; latency counts from when it was due, else from when it is sent.
-    async fn call(
-        &mut self,
-        job: Job,
-        due: Option<Instant>,
-        round: &Round,
-    ) -> (Outcome, Duration) {
+    async fn call(&mut self, job: Job, due: Option<Instant>, round: &Round) -> (Outcome, Duration) {
         let update = matches!(job, Job::Update);
         let job = if update { Job::Set(self.chain.next(&round.maker)) } else { job };
         let since = due.unwrap_or_else(Instant::now);

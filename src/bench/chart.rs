@@ -280,8 +280,8 @@ fn bars(title: &str, reports: &[Report], measures: &[Measure]) -> Result<String,
     let total = TITLE_HEIGHT + panels.iter().map(|(_, bars)| height(bars)).sum::<i32>();
     let mut picture = String::new();
     {
-        let area =
-            SVGBackend::with_string(&mut picture, (WIDTH, total.unsigned_abs())).into_drawing_area();
+        let area = SVGBackend::with_string(&mut picture, (WIDTH, total.unsigned_abs()))
+            .into_drawing_area();
         area.fill(&WHITE)?;
         text(&area, title, (MARGIN, MARGIN), 20.0, HPos::Left)?;
         let mut top = TITLE_HEIGHT;
@@ -336,7 +336,8 @@ fn text(
     size: f64,
     from: HPos,
 ) -> Result<(), ChartError> {
-    let style = TextStyle::from((FONT, size).into_font()).color(&INK).pos(Pos::new(from, VPos::Top));
+    let style =
+        TextStyle::from((FONT, size).into_font()).color(&INK).pos(Pos::new(from, VPos::Top));
     Ok(area.draw(&Text::new(text.to_owned(), at, style))?)
 }
 
@@ -368,12 +369,7 @@ fn latencies(reports: &[Report]) -> Lines {
     lines
 }
 
-fn curves(
-    title: &str,
-    lines: &Lines,
-    title_x: &str,
-    title_y: &str,
-) -> Result<String, ChartError> {
+fn curves(title: &str, lines: &Lines, title_x: &str, title_y: &str) -> Result<String, ChartError> {
     let points = || lines.values().flatten().filter(|(x, _)| *x > 0.0);
     let xs = extent(points().map(|(x, _)| *x)).ok_or(ChartError::Empty("no points"))?;
     let tallest = points().map(|(_, y)| *y).fold(0.0, f64::max);
@@ -419,9 +415,8 @@ fn curves(
 
 /// From the smallest to the largest, with some room where they are one.
 fn extent(values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
-    let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
-        (low.min(value), high.max(value))
-    });
+    let (low, high) = values
+        .fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
     if low > high {
         None
     } else if low < high {

@@ -13,9 +13,7 @@ use super::{
 use crate::{
     auth::signing::SignedRequest as _,
     clock::{Clock as _, SystemClock},
-    proto::{
-        GetLockRequest, ListChangesRequest, Record, SetLockRequest, SetRecordRequest,
-    },
+    proto::{GetLockRequest, ListChangesRequest, Record, SetLockRequest, SetRecordRequest},
 };
 
 /// Random bytes that record data is cut from, beyond the length of one record.

@@ -221,10 +221,8 @@ mod tests {
 
     #[test]
     fn each_write_is_told_once_and_timed() {
-        let tally = count(
-            vec![live(0, 0), changed(13, Some(1), 1), changed(21, Some(2), 2)],
-            &writes(2),
-        );
+        let tally =
+            count(vec![live(0, 0), changed(13, Some(1), 1), changed(21, Some(2), 2)], &writes(2));
         assert_eq!((tally.expected, tally.delivered, tally.lost), (2, 2, 0));
         assert_eq!((tally.merged, tally.spare, tally.reopened), (0, 0, 0));
         assert!((tally.after_send.max_ms() - 3.0).abs() < 0.01);
@@ -241,10 +239,8 @@ mod tests {
 
     #[test]
     fn without_revisions_the_writer_is_what_counts_and_a_gap_is_a_loss() {
-        let tally = count(
-            vec![live(0, 0), changed(33, Some(3), 0), changed(34, Some(1), 0)],
-            &writes(3),
-        );
+        let tally =
+            count(vec![live(0, 0), changed(33, Some(3), 0), changed(34, Some(1), 0)], &writes(3));
         assert_eq!((tally.delivered, tally.merged, tally.lost), (2, 0, 1));
     }
 
@@ -261,7 +257,12 @@ mod tests {
     #[test]
     fn a_notification_that_tells_nothing_new_is_spare() {
         let tally = count(
-            vec![live(0, 0), changed(13, Some(1), 1), changed(14, Some(1), 1), changed(15, None, 0)],
+            vec![
+                live(0, 0),
+                changed(13, Some(1), 1),
+                changed(14, Some(1), 1),
+                changed(15, None, 0),
+            ],
             &writes(1),
         );
         assert_eq!((tally.delivered, tally.spare), (1, 2));

@@ -87,9 +87,10 @@ async fn run_side(
 
     let heard = audience.close().await?;
     let mut tally = ListenTally::count(&heard, &writes);
-    tally.stream_bytes = before.server.zip(opened.server).map(|(before, opened)| {
-        opened.resident_bytes.saturating_sub(before.resident_bytes)
-    });
+    tally.stream_bytes = before
+        .server
+        .zip(opened.server)
+        .map(|(before, opened)| opened.resident_bytes.saturating_sub(before.resident_bytes));
     Ok(SideOutcome { side: side.clone(), active, tallies, cost, listen: Some(tally) })
 }
 
@@ -140,7 +141,8 @@ impl Audience {
         };
         if timeout(BENCH_STREAMS_OPEN_TIMEOUT, all_live).await.is_err() {
             let reasons = audience.close().await?;
-            let reasons: BTreeMap<_, _> = reasons.into_iter().flat_map(|heard| heard.ended).collect();
+            let reasons: BTreeMap<_, _> =
+                reasons.into_iter().flat_map(|heard| heard.ended).collect();
             bail!(
                 "{} of {} streams went live in {BENCH_STREAMS_OPEN_TIMEOUT:?}; others: {reasons:?}",
                 live.available_permits(),
@@ -171,7 +173,6 @@ impl Audience {
             users: plan.users,
             timeout: plan.timeout,
             pace: Pace::start(per_second, count)?,
-            next: Mutex::new(0..count),
             written: Mutex::default(),
         });
         let mut writers = JoinSet::new();
@@ -233,19 +234,15 @@ struct Desk {
     users: usize,
     timeout: Duration,
     pace: Pace,
-    next: Mutex<std::ops::Range<u64>>,
     written: Mutex<(Vec<Write>, Tallies)>,
 }
 
 impl Desk {
     async fn write(self: Arc<Self>, mut caller: Caller) {
-        while self.pace.wait().await {
-            let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(number) = next else { break };
+        while let Some(number) = self.pace.next().await {
             let user = usize::try_from(number).unwrap_or(0) % self.users;
             let id = self.maker.own(&format!("listen-{number}"));
-            let request =
-                self.maker.set_record(user, id, 0, number, Some(number.to_string()));
+            let request = self.maker.set_record(user, id, 0, number, Some(number.to_string()));
             let due = self.pace.due(number);
             let sent = self.epoch.elapsed();
             let answer = answered(self.timeout, caller.set_record(request)).await;
@@ -262,8 +259,6 @@ impl Desk {
             }
             written.1.record(Operation::Set, outcome, due.elapsed());
         }
-        // Writers that wait for the schedule have nothing left to wait for.
-        self.pace.stop();
     }
 }
 
@@ -303,7 +298,8 @@ impl Listener {
                 End::Closed => {}
                 End::Ended(kind) => {
                     *self.heard.ended.entry(kind).or_default() += 1;
-                    let pause = BENCH_STREAM_RETRY_DELAY.mul_f64(rand::rng().random_range(1.0..2.0));
+                    let pause =
+                        BENCH_STREAM_RETRY_DELAY.mul_f64(rand::rng().random_range(1.0..2.0));
                     tokio::select! {
                         () = sleep(pause) => {}
                         () = stop.cancelled() => return self.heard,

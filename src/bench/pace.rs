@@ -1,7 +1,10 @@
 //! Lets calls go at a fixed rate, whatever became of the calls before.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +25,10 @@ const MIN_NAP: Duration = Duration::from_micros(200);
 pub(super) struct Pace {
     start: Instant,
     per_second: f64,
+    calls: u64,
+    /// The number of the next call.
+    next: AtomicU64,
+    /// One permit a call that is due and not yet made.
     due: Arc<Semaphore>,
 }
 
@@ -31,8 +38,9 @@ impl Pace {
     /// # Errors
     /// If no thread can be started.
     pub(super) fn start(per_second: f64, calls: u64) -> anyhow::Result<Self> {
-        let pace = Self { start: Instant::now(), per_second, due: Arc::new(Semaphore::new(0)) };
-        let (start, due) = (pace.start, Arc::clone(&pace.due));
+        let (start, due) = (Instant::now(), Arc::new(Semaphore::new(0)));
+        let pace =
+            Self { start, per_second, calls, next: AtomicU64::new(0), due: Arc::clone(&due) };
         thread::Builder::new()
             .name("bench pace".to_owned())
             .spawn(move || release(start, per_second, calls, &due))
@@ -40,35 +48,29 @@ impl Pace {
         Ok(pace)
     }
 
-    /// Waits until one more call is due; false once the schedule has ended.
-    pub(super) async fn wait(&self) -> bool {
-        match self.due.acquire().await {
-            Ok(permit) => {
-                permit.forget();
-                true
-            }
-            Err(_) => false,
+    /// Waits until one more call is due and returns its number; `None` once all are made.
+    pub(super) async fn next(&self) -> Option<u64> {
+        self.due.acquire().await.ok()?.forget();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if number + 1 == self.calls {
+            // Whoever still waits waits for nothing.
+            self.due.close();
         }
+        Some(number)
     }
 
     /// When call number `index` is due.
     pub(super) fn due(&self, index: u64) -> Instant {
         self.start + offset(index, self.per_second)
     }
-
-    /// Ends the schedule early: calls that wait are not made.
-    pub(super) fn stop(&self) {
-        self.due.close();
-    }
 }
 
 impl Drop for Pace {
     fn drop(&mut self) {
-        self.stop();
+        self.due.close();
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "no run makes 2^52 calls")]
 fn offset(index: u64, per_second: f64) -> Duration {
     Duration::from_secs_f64(index as f64 / per_second)
 }
@@ -94,19 +96,17 @@ mod tests {
     #[tokio::test]
     async fn calls_go_when_they_are_due_and_not_before() {
         let pace = Pace::start(1_000.0, 100).unwrap();
-        for index in 0..100 {
-            assert!(pace.wait().await);
-            assert!(Instant::now() >= pace.due(index), "call {index} went early");
+        for number in 0..100 {
+            assert_eq!(pace.next().await, Some(number));
+            assert!(Instant::now() >= pace.due(number), "call {number} went early");
         }
         assert_eq!(pace.due(100) - pace.due(0), Duration::from_millis(100));
     }
 
     #[tokio::test]
-    async fn a_stopped_schedule_lets_nobody_wait() {
-        let pace = Pace::start(0.001, 10).unwrap();
-        assert!(pace.wait().await);
-        let stop = async { pace.stop() };
-        let (waited, ()) = tokio::join!(pace.wait(), stop);
-        assert!(!waited);
+    async fn nobody_waits_once_all_calls_are_made() {
+        let pace = Pace::start(1_000.0, 1).unwrap();
+        let (first, second) = tokio::join!(pace.next(), pace.next());
+        assert_eq!((first, second), (Some(0), None));
     }
 }

@@ -420,7 +420,6 @@ impl UsageReport {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of a run stay far below 2^52")]
 pub(super) const fn approximate(count: u64) -> f64 {
     count as f64
 }

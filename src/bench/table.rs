@@ -49,8 +49,17 @@ fn heading(report: &Report) -> String {
 
 fn calls(sides: &[&SideReport]) -> String {
     let mut table = table(&[
-        "server", "calls of", "ok/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "ok",
-        "conflicts", "errors",
+        "server",
+        "calls of",
+        "ok/s",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "ok",
+        "conflicts",
+        "errors",
     ]);
     let mut row = |side: &SideReport, name: &str, calls: &CallsReport| {
         let latency = &calls.latency;
@@ -81,8 +90,18 @@ fn calls(sides: &[&SideReport]) -> String {
 
 fn listens(sides: &[SideReport]) -> String {
     let mut table = table(&[
-        "server", "streams", "expected", "delivered", "merged", "caught up", "lost", "reopened",
-        "spare", "after ack p50 / p99 / max ms", "after send p50 / p99 / max ms", "live p50 / max ms",
+        "server",
+        "streams",
+        "expected",
+        "delivered",
+        "merged",
+        "caught up",
+        "lost",
+        "reopened",
+        "spare",
+        "after ack p50 / p99 / max ms",
+        "after send p50 / p99 / max ms",
+        "live p50 / max ms",
     ]);
     for side in sides {
         let Some(listen) = &side.listen else { continue };
@@ -108,8 +127,15 @@ fn listens(sides: &[SideReport]) -> String {
 
 fn usage(sides: &[SideReport]) -> String {
     let mut table = table(&[
-        "server", "process", "CPU µs/call", "CPU µs/success", "CPU µs/delivery", "KiB/stream",
-        "MiB before", "MiB after", "MiB peak",
+        "server",
+        "process",
+        "CPU µs/call",
+        "CPU µs/success",
+        "CPU µs/delivery",
+        "KiB/stream",
+        "MiB before",
+        "MiB after",
+        "MiB peak",
     ]);
     for side in sides {
         let processes =

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::Histogram;
 use tonic::Status;
 
-use super::plan::Operation;
+use super::{plan::Operation, report::approximate};
 use crate::limits::{BENCH_MAX_ERROR_KINDS, BENCH_MAX_ERROR_TEXT_CHARS};
 
 /// Where error kinds go once there are too many.
@@ -27,7 +27,8 @@ impl Default for Times {
 impl Times {
     pub(super) fn record(&mut self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0.saturating_record(nanoseconds);
+        // It grows to any value: only a count beyond 64 bits could fail.
+        let _ = self.0.record(nanoseconds);
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -54,7 +55,7 @@ impl Times {
 }
 
 fn milliseconds(nanoseconds: u64) -> f64 {
-    Duration::from_nanos(nanoseconds).as_secs_f64() * 1e3
+    approximate(nanoseconds) / 1e6
 }
 
 /// How a call ended.
