@@ -128,6 +128,8 @@ pub const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 /// Longest silence before the first byte of a connection, and longest time until its preface or
 /// request head is complete.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open connections to the admin port.
+pub const MAX_ADMIN_CONNECTIONS: usize = 64;
 /// Pause after the operating system refused a connection for want of resources.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest time a unary call may take when its caller set no deadline.
@@ -137,6 +139,50 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tasks get this long to end by themselves once everything else is drained.
 pub const TASK_JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+// Service: nudges after cut pages.
+
+/// Reports of cut pages, and nudges planned for later, that may wait.
+pub const MAX_QUEUED_NUDGES: usize = 10_000;
+/// Cut pages remembered to tell a client that moves on from one that is stuck.
+pub const MAX_TRACKED_CUT_PAGES: usize = 100_000;
+/// How long a cut page is remembered after it was last listed.
+pub const NUDGE_MEMORY: Duration = Duration::from_secs(1_800);
+/// Pause before a client that listed the same page twice is woken.
+pub const NUDGE_FIRST_DELAY: Duration = Duration::from_secs(1);
+/// Longest pause before such a client is woken.
+pub const NUDGE_MAX_DELAY: Duration = Duration::from_secs(600);
+
+// Server: connections that stay.
+
+/// Silence on an HTTP/2 connection after which the server asks whether the peer is there. Native
+/// clients ask every five seconds themselves.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the peer may take to answer that.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A write to a socket that makes no progress for this long ends the connection.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Buffer of an HTTP/1 connection, in bytes; bounds a request's head.
+pub const MAX_HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
+// Telemetry.
+
+/// Finished spans that may wait for the trace collector; further ones are dropped.
+pub const MAX_QUEUED_SPANS: usize = 4_096;
+/// Time between two messages to the trace collector.
+pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to the trace collector.
+pub const TRACE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the trace collector to take one message.
+pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait at the end of the process for the last spans to be taken.
+pub const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest request id taken from a caller, in bytes.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+/// Largest body of a request to the admin port, in bytes.
+pub const MAX_ADMIN_BODY_BYTES: usize = 4 * 1024;
+/// Longest time that the admin port waits for all checks of `/readyz?verbose` and `/statusz`.
+pub const ADMIN_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 // Client library: defaults, and bounds of what it does by itself.
 
@@ -159,24 +205,12 @@ pub const CLIENT_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Longest wait for the answer to that question.
 pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-// Telemetry.
+// Server: opening the store.
 
-/// Finished spans that may wait for the trace collector; further ones are dropped.
-pub const MAX_QUEUED_SPANS: usize = 4_096;
-/// Time between two messages to the trace collector.
-pub const TRACE_EXPORT_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest wait for a connection to the trace collector.
-pub const TRACE_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the trace collector to take one message.
-pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait at the end of the process for the last spans to be taken.
-pub const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest request id taken from a caller, in bytes.
-pub const MAX_REQUEST_ID_BYTES: usize = 64;
-/// Largest body of a request to the admin port, in bytes.
-pub const MAX_ADMIN_BODY_BYTES: usize = 4 * 1024;
-/// Longest time that the admin port waits for all checks of `/readyz?verbose` and `/statusz`.
-pub const ADMIN_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before the second attempt to prepare a database at start; doubles with each further one.
+pub const STORE_OPEN_FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause between two such attempts.
+pub const STORE_OPEN_MAX_PAUSE: Duration = Duration::from_secs(5);
 
 // Load generator.
 

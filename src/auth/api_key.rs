@@ -39,13 +39,12 @@ pub fn decode_ca(text: &str) -> Result<Vec<u8>, CaError> {
     Ok(der)
 }
 
-/// When the authority's certificate (DER) is valid: its first and last second since 1970-01-01 UTC.
+/// First and last second in which an authority's certificate is valid, since 1970-01-01 UTC.
 ///
 /// # Errors
-/// Why the certificate can admit nobody.
-pub fn ca_validity(der: &[u8]) -> Result<(i64, i64), CaError> {
-    let authority = Authority::read(der)?;
-    Ok((authority.not_before, authority.not_after))
+/// If `ca_der` is not an authority's certificate.
+pub fn ca_validity(ca_der: &[u8]) -> Result<(i64, i64), CaError> {
+    Authority::read(ca_der).map(|authority| (authority.not_before, authority.not_after))
 }
 
 /// Base64 as Go reads it: the bits after the last byte may be anything.
@@ -289,7 +288,7 @@ impl ApiKeys {
     }
 
     /// Remembers a key, forgetting all when there are too many: they are cheap to check anew.
-    fn remember(&self, token_hash: [u8; 32], key: ApiKey) {
+    pub(super) fn remember(&self, token_hash: [u8; 32], key: ApiKey) {
         if self.verified.len() >= MAX_CACHED_API_KEYS {
             self.verified.clear();
         }

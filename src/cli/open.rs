@@ -76,6 +76,7 @@ pub(super) async fn schema_state(engine: &EngineConfig) -> Result<SchemaState, M
 
 /// Applies what is missing, and takes over the Go server's data: always in SQLite, where a copy
 /// stays beside the file, and only if `adopt` says so in Postgres.
+#[cfg_attr(not(feature = "postgres"), allow(unused_variables, reason = "SQLite never asks"))]
 pub(super) async fn migrate(
     engine: &EngineConfig,
     adopt: bool,
@@ -106,6 +107,7 @@ pub(super) struct Database {
 }
 
 impl Database {
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
     fn new<Engine: Store + Transfer>(engine: Engine, tasks: Tasks) -> Self {
         let engine = Arc::new(engine);
         let transfer = Arc::clone(&engine);

@@ -1,6 +1,6 @@
 //! Runs the service until it is told to stop.
 
-use std::sync::Arc;
+use std::{io::Write as _, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,7 +9,7 @@ use super::{Exit, open};
 use crate::{
     config::{Config, ServeArgs},
     server::{self, Addresses},
-    telemetry::{Telemetry, metrics::Metrics},
+    telemetry::{Telemetry, build_info::BUILD_INFO, metrics::Metrics},
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -33,29 +33,44 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<Exit> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    let telemetry = Telemetry::init(&config.telemetry)?;
+    let metrics = Arc::new(Metrics::new());
+    BUILD_INFO.publish(&metrics);
+    let log = telemetry.log().clone();
+    let engine = open::engine_name(&config.store.engine);
+    let served =
+        server::run(config, metrics, log, move |at| announce(at, engine), stop_signal()?).await;
+    telemetry.shutdown().await;
+    served
+}
+
+/// Resolves at SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = async move {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    let engine = open::engine_name(&config.store.engine);
-    // A released SDK's tests wait for this text, in this case.
-    let listening = move |Addresses { grpc, web, admin }: Addresses| {
+    })
+}
+
+/// Says that the service listens. A released SDK's tests wait for this text on stderr, in this
+/// case, so it is there at every log level.
+fn announce(Addresses { grpc, web, admin }: Addresses, engine: &'static str) {
+    if tracing::enabled!(tracing::Level::INFO) {
         tracing::info!(
             %grpc,
             %web,
             %admin,
             engine,
-            version = env!("CARGO_PKG_VERSION"),
-            revision = env!("DATA_SYNC_REVISION"),
+            version = BUILD_INFO.version,
+            revision = BUILD_INFO.revision,
             "Server listening at {grpc}"
         );
-    };
-    let telemetry = Telemetry::init(&config.telemetry).context("cannot set up logs and traces")?;
-    let ended = server::run(config, Arc::new(Metrics::new()), listening, stop).await;
-    telemetry.shutdown().await;
-    ended
+    } else {
+        // Whoever waits for the line has gone when it cannot be written.
+        let _ = writeln!(std::io::stderr(), "Server listening at {grpc}");
+    }
 }

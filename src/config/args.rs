@@ -196,6 +196,46 @@ pub struct ServeArgs {
     )]
     pub request_timeout: String,
 
+    /// Greatest age of a ListenChanges stream, ±20 %; 0s is no limit.
+    #[arg(
+        long,
+        env = "STREAM_MAX_AGE",
+        value_name = "DURATION",
+        default_value = "1h",
+        help_heading = "Limits"
+    )]
+    pub stream_max_age: String,
+
+    /// Age (±20 %) after which a connection takes no further calls; 0s is no limit.
+    #[arg(
+        long,
+        env = "CONNECTION_MAX_AGE",
+        value_name = "DURATION",
+        default_value = "30m",
+        help_heading = "Limits"
+    )]
+    pub connection_max_age: String,
+
+    /// Open connections of this replica.
+    #[arg(
+        long,
+        env = "MAX_CONNECTIONS",
+        value_name = "CONNECTIONS",
+        default_value = "50000",
+        help_heading = "Limits"
+    )]
+    pub max_connections: String,
+
+    /// Open connections from one address (IPv4) or /64 (IPv6); 0 is no limit. Behind a proxy every connection comes from its address.
+    #[arg(
+        long,
+        env = "MAX_CONNECTIONS_PER_ADDRESS",
+        value_name = "CONNECTIONS",
+        default_value = "0",
+        help_heading = "Limits"
+    )]
+    pub max_connections_per_address: String,
+
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
     pub telemetry: TelemetryArgs,

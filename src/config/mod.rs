@@ -190,10 +190,27 @@ pub struct Config {
     pub api_key: Option<ApiKeyConfig>,
     /// Longest unary call.
     pub request_timeout: Duration,
+    /// Greatest age of a stream, before jitter.
+    pub stream_max_age: Option<Duration>,
+    /// Greatest age of a connection, before jitter.
+    pub connection_max_age: Option<Duration>,
+    /// Open connections.
+    pub max_connections: usize,
+    /// Open connections from one address.
+    pub max_connections_per_address: usize,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// Stopping.
     pub shutdown: ShutdownConfig,
+}
+
+impl Config {
+    /// Time between two fetches of the revocation list, where there is one.
+    #[must_use]
+    pub fn revocation_refresh(&self) -> Option<Duration> {
+        let revocation = self.api_key.as_ref()?.revocation.as_ref()?;
+        Some(revocation.refresh)
+    }
 }
 
 /// Everything that is wrong with a configuration.

@@ -107,6 +107,16 @@ impl Reader {
         (limit > 0).then_some(limit)
     }
 
+    /// A limit of something held in memory, of which 0 means none.
+    pub(super) fn size(&mut self, name: &str, value: &str, default: u64) -> Option<usize> {
+        self.limit(name, value, default).map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// An age of which 0 means no limit.
+    pub(super) fn age(&mut self, name: &str, value: &str, default: Duration) -> Option<Duration> {
+        Some(self.duration(name, value, default)).filter(|age| !age.is_zero())
+    }
+
     /// A value given directly or by the name of a file that holds it.
     pub(super) fn secret(
         &mut self,

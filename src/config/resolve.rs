@@ -111,6 +111,12 @@ impl TelemetryArgs {
             reader.problems.push(format!("LOG_LEVEL: {problem}"));
         }
         let endpoint = self.otlp_endpoint.as_deref().map(str::trim).filter(|url| !url.is_empty());
+        if let Some(url) = endpoint
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            let problem = "OTEL_EXPORTER_OTLP_ENDPOINT does not begin with http:// or https://";
+            reader.problems.push(problem.to_owned());
+        }
         TelemetryConfig {
             log_level: log_level.to_owned(),
             log_format: reader.choice("LOG_FORMAT", &self.log_format, &formats, LogFormat::Auto),
@@ -159,6 +165,22 @@ impl ServeArgs {
                 &self.request_timeout,
                 crate::limits::UNARY_TIMEOUT,
             ),
+            stream_max_age: r.age(
+                "STREAM_MAX_AGE",
+                &self.stream_max_age,
+                Duration::from_secs(3_600),
+            ),
+            connection_max_age: r.age(
+                "CONNECTION_MAX_AGE",
+                &self.connection_max_age,
+                Duration::from_secs(1_800),
+            ),
+            max_connections: r
+                .size("MAX_CONNECTIONS", &self.max_connections, 50_000)
+                .unwrap_or(usize::MAX),
+            max_connections_per_address: r
+                .size("MAX_CONNECTIONS_PER_ADDRESS", &self.max_connections_per_address, 0)
+                .unwrap_or(usize::MAX),
             telemetry: self.telemetry.read(r),
             shutdown: ShutdownConfig {
                 delay: r.duration("SHUTDOWN_DELAY", &self.shutdown_delay, Duration::from_secs(5)),

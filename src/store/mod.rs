@@ -13,7 +13,9 @@ use crate::{clock::Clock, notify::ChangeFeed, telemetry::metrics::Metrics};
 
 #[cfg(feature = "test-util")]
 pub mod conformance;
+pub mod deferred;
 mod error;
+mod instrumented;
 #[cfg(feature = "test-util")]
 pub mod memory;
 pub mod migrate;
@@ -25,6 +27,7 @@ pub mod transfer;
 mod types;
 
 pub use error::StoreError;
+pub use instrumented::Instrumented;
 pub use types::{
     LockAction, LockOutcome, LockRequest, Page, PageLimit, Quota, Quotas, RecordWrite,
     RequestDigest, StoreStatus, StoredRecord, UserId, WriteOutcome,

@@ -2,17 +2,18 @@
 //! change while the process runs.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     fmt,
     io::IsTerminal as _,
     panic::PanicHookInfo,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tracing::Subscriber;
+use tracing::{Subscriber, field::display};
 use tracing_subscriber::{
     EnvFilter, Layer,
     field::MakeExt as _,
-    filter::{FilterExt as _, filter_fn},
+    filter::{FilterExt as _, LevelFilter, filter_fn},
     fmt::{MakeWriter, format},
     registry::LookupSpan,
     reload,
@@ -21,8 +22,7 @@ use tracing_subscriber::{
 use super::json_line::JsonLine;
 use crate::config::LogFormat;
 
-/// Target of the span around each call. It exists in the lines of a call whenever it exists at
-/// all, so that they carry its trace id even if the filter shows nothing below INFO.
+/// Target of the span around each call and of the line at its end.
 pub const CALL_TARGET: &str = "data_sync::call";
 
 /// Checks filter directives such as `info,data_sync::store=debug`.
@@ -34,10 +34,21 @@ pub fn validate_filter(directives: &str) -> Result<(), String> {
 }
 
 fn parse_filter(directives: &str) -> Result<EnvFilter, String> {
-    if directives.trim().is_empty() {
+    let directives = directives.trim();
+    if directives.is_empty() {
         return Err("a filter names at least one level".to_owned());
     }
-    EnvFilter::builder().parse(directives.trim()).map_err(|error| error.to_string())
+    // A word alone may also be a target, which would take a misspelt level for one and log nothing.
+    let words = directives.split(',').map(str::trim).filter(|part| !part.contains(['=', '[', '}']));
+    for word in words {
+        if word.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "{word:?} is no level (off, error, warn, info, debug or trace); \
+                 a target needs one, as in data_sync=debug"
+            ));
+        }
+    }
+    EnvFilter::builder().parse(directives).map_err(|error| error.to_string())
 }
 
 /// Changes what is logged while the process runs.
@@ -91,24 +102,30 @@ pub(super) fn is_json(format: LogFormat) -> bool {
     }
 }
 
+/// A layer of a subscriber of type `S`.
+pub(super) type BoxLayer<S> = Box<dyn Layer<S> + Send + Sync>;
+
 /// The layer that writes lines to `writer`, and the means to change its filter.
+///
+/// Where calls have spans for the sake of traces, lines within a call show them, whatever the
+/// filter says about DEBUG: they lead from the line to the trace.
 ///
 /// # Errors
 /// What is wrong with the directives.
 pub(super) fn layer<S, W>(
     directives: &str,
     json: bool,
+    traced: bool,
     writer: W,
-) -> Result<(impl Layer<S> + Send + Sync + use<S, W>, LogControl), String>
+) -> Result<(BoxLayer<S>, LogControl), String>
 where
     S: Subscriber + for<'lookup> LookupSpan<'lookup> + Send + Sync,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::<EnvFilter, S>::new(parse_filter(directives)?);
     let control = LogControl::new(directives, handle);
-    let calls = filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines: Box<dyn Layer<S> + Send + Sync> = if json {
+    let lines: BoxLayer<S> = if json {
         Box::new(lines.fmt_fields(format::JsonFields::new()).event_format(JsonLine))
     } else {
         // Fields named otel.* instruct the trace layer and tell a reader nothing.
@@ -120,7 +137,14 @@ where
         let colours = std::io::stderr().is_terminal();
         Box::new(lines.with_ansi(colours).fmt_fields(fields.delimited(" ")))
     };
-    Ok((lines.with_filter(filter.or(calls)), control))
+    let layer: BoxLayer<S> = if traced {
+        let calls = filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET);
+        Box::new(lines.with_filter(filter.or(calls)))
+    } else {
+        // Nobody else listens, so that what is filtered out is not even made.
+        Box::new(filter.and_then(lines))
+    };
+    Ok((layer, control))
 }
 
 /// Logs panics as lines like any other, instead of a report of several lines.
@@ -136,5 +160,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
-    tracing::error!(reason = message, location, thread, "panicked");
+    // Captured only if RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
+    tracing::error!(reason = message, location, thread, backtrace, "panicked");
 }

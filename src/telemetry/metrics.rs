@@ -118,10 +118,11 @@ pub struct Metrics {
 
 /// Values of `listener`.
 const LISTENERS: &[&str] = &["grpc", "web", "admin"];
-/// Why a connection is closed before it carries a request.
-const CONNECTION_REFUSALS: &[&str] = &["limit", "ip_limit", "timeout", "draining"];
+/// Why a connection is refused, or ended by a fault.
+const CONNECTION_REFUSALS: &[&str] = &["total_limit", "address_limit", "failed", "accept"];
 /// Why a ListenChanges stream ends.
-const STREAM_ENDS: &[&str] = &["client", "age", "drain", "revoked", "stalled", "limit", "error"];
+const STREAM_ENDS: &[&str] =
+    &["client_gone", "max_age", "draining", "api_key", "stalled", "displaced"];
 /// What may be used up.
 const QUOTAS: &[&str] = &[Quota::Records.as_str(), Quota::Bytes.as_str(), Quota::Locks.as_str()];
 /// Whose rate is limited.
@@ -129,8 +130,26 @@ const RATE_SCOPES: &[&str] = &["ip", "user"];
 /// What makes a replica compare heads.
 const RESYNC_REASONS: &[&str] = &["periodic", "connected"];
 /// Why a caller is not who it says.
-const AUTH_FAILURES: &[&str] =
-    &["signature", "api_key_missing", "api_key_invalid", "api_key_expired", "api_key_revoked"];
+const AUTH_FAILURES: &[&str] = &[
+    "api_key_missing",
+    "api_key_scheme",
+    "api_key_too_long",
+    "api_key_encoding",
+    "api_key_malformed",
+    "api_key_unknown_authority",
+    "api_key_signature",
+    "api_key_algorithm",
+    "api_key_usage",
+    "api_key_critical_extension",
+    "api_key_policy",
+    "api_key_names",
+    "api_key_not_yet_valid",
+    "api_key_expired",
+    "api_key_revoked",
+    "api_key_revocation_unknown",
+    "signature_malformed",
+    "signature_unrecoverable",
+];
 /// What a pooled connection does.
 const POOL_STATES: &[&str] = &["idle", "used"];
 
@@ -158,7 +177,7 @@ impl Metrics {
             panics: r.counter("data_sync_panics_total", "Calls answered INTERNAL because their handler panicked."),
 
             connections: r.gauges("data_sync_connections", "Open connections.", &["listener"]),
-            connections_refused: r.counters("data_sync_connections_refused_total", "Connections closed before they carried a request.", &["listener", "reason"]),
+            connections_refused: r.counters("data_sync_connections_refused_total", "Connections refused, or ended by a fault.", &["listener", "reason"]),
             active_streams: r.gauge("data_sync_active_streams", "Open ListenChanges streams."),
             streams_ended: r.counters("data_sync_streams_ended_total", "ListenChanges streams ended, by cause.", &["reason"]),
             notifications_published: r.counter("data_sync_notifications_published_total", "Committed changes announced by this replica."),

@@ -78,7 +78,6 @@ impl Telemetry {
     where
         W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
     {
-        let json = logging::is_json(config.log_format);
         let traces = config
             .otlp_endpoint
             .as_deref()
@@ -89,28 +88,36 @@ impl Telemetry {
         Ok(match traces {
             Some(provider) => {
                 let base = Registry::default().with(tracing::layer(&provider));
-                let (dispatch, log) = with_lines(base, config, json, writer)?;
-                (dispatch, Self { log, traces: Some(provider) })
+                let (lines, log) = lines(config, true, writer)?;
+                (Dispatch::new(base.with(lines)), Self { log, traces: Some(provider) })
             }
             None => {
-                let (dispatch, log) = with_lines(Registry::default(), config, json, writer)?;
-                (dispatch, Self { log, traces: None })
+                let (lines, log) = lines(config, false, writer)?;
+                (Dispatch::new(Registry::default().with(lines)), Self { log, traces: None })
             }
         })
     }
 }
 
-fn with_lines<S, W>(
-    base: S,
+fn lines<S, W>(
     config: &TelemetryConfig,
-    json: bool,
+    traced: bool,
     writer: W,
-) -> Result<(Dispatch, LogControl), TelemetryError>
+) -> Result<(logging::BoxLayer<S>, LogControl), TelemetryError>
 where
-    S: Subscriber + for<'lookup> LookupSpan<'lookup> + Send + Sync + 'static,
+    S: Subscriber + for<'lookup> LookupSpan<'lookup> + Send + Sync,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let (lines, log) =
-        logging::layer(&config.log_level, json, writer).map_err(TelemetryError::Filter)?;
-    Ok((Dispatch::new(base.with(lines)), log))
+    let json = logging::is_json(config.log_format);
+    logging::layer(&config.log_level, json, traced, writer).map_err(TelemetryError::Filter)
 }
+
+/// A filter that nobody logs through, and what keeps it alive.
+#[cfg(test)]
+pub(crate) fn log_control_for_tests(directives: &str) -> (impl std::any::Any + use<>, LogControl) {
+    let lines = logging::layer::<Registry, _>(directives, true, false, io::sink);
+    lines.expect("valid directives")
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::{
 };
 
 mod databases;
+mod service;
 
 /// The command with an empty environment, so that nothing of the host's leaks in.
 fn data_sync(arguments: &[&str]) -> Command {

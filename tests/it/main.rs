@@ -1,5 +1,22 @@
-//! Integration tests: the real server over real sockets.
+//! Integration tests: the real server over real sockets, one binary for all of them.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test ends when something is off, and runs tasks as clients do"
+)]
 
+mod bad_input;
 mod cli;
+mod drain;
+mod durability;
+mod health;
+mod listen;
+mod locks;
+mod records;
 mod store_postgres;
 mod support;
+mod web;

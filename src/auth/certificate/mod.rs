@@ -7,11 +7,15 @@
 //! read here, and only the signatures are left to a library. `tests/golden/api_keys.json` holds
 //! Go's verdicts, among them one for every single-bit change of whole certificates.
 //!
-//! Stricter than Go on purpose, and nowhere more lenient in what is signed:
-//! - ECDSA with SHA-512, and authorities with P-224, P-521 or RSA keys under 2,048 bits;
+//! Stricter than Go on purpose:
+//! - ECDSA with SHA-512, and authorities with P-224, P-521 or RSA keys under 2,048 bits, which
+//!   *ring* does not check; such an authority is refused at start;
 //! - names (DNS, e-mail, URI, IP) in a key whose authority has name constraints, and any key that
-//!   has name constraints of its own;
+//!   has name constraints of its own: constraints are not evaluated;
 //! - URIs among the alternative names that are not in plain form.
+//!
+//! More lenient in one point: the key's own public key, which is never used, may lie off its
+//! curve, if an authority signs such a thing.
 
 use std::borrow::Cow;
 

@@ -19,12 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tower::Service;
 
-use crate::telemetry::rpc::Rpc;
-
-/// When a call ends at the latest; an extension of its request. A stream whose caller set no
-/// deadline has none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallDeadline(pub Instant);
+use crate::{service::call::CallDeadline, telemetry::rpc::Rpc};
 
 /// Sets a [`CallDeadline`] and answers DEADLINE_EXCEEDED when it has passed.
 #[derive(Debug, Clone)]

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, config::SslMode};
+use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{
-    error::Fault,
-    tls,
-    url::{Target, Verify},
-};
+use super::{error::Fault, tls, url::Target};
 use crate::{
     config::{PostgresConfig, Secret},
     store::StoreError,
@@ -39,17 +35,13 @@ impl Connector {
         Ok(Self { target, tls, timeout: config.connect_timeout, tasks: tasks.clone() })
     }
 
-    /// Says what in the URL has no effect, and what is unsafe about it.
+    /// Says what in the URL has no effect.
     pub(super) fn log_oddities(&self) {
         if !self.target.ignored.is_empty() {
             tracing::warn!(
                 parameters = self.target.ignored.join(","),
                 "parameters of the database url have no meaning here and are ignored"
             );
-        }
-        let unchecked = self.target.verify == Verify::Nothing;
-        if self.target.config.get_ssl_mode() == SslMode::Require && unchecked {
-            tracing::debug!("the database's certificate is only checked against DATABASE_CA_FILE");
         }
     }
 

@@ -71,7 +71,11 @@ impl PostgresStore {
         let lender = Lender::new(Arc::clone(&connector), config, tasks, &metrics)?;
         let locks =
             Locks::new(config.statement_timeout, quotas.max_locks, metrics.store_retries.clone());
-        let status = StatusCheck::new(Arc::clone(&connector), metrics.schema_version.clone());
+        let status = StatusCheck::new(
+            Arc::clone(&connector),
+            config.connect_timeout,
+            metrics.schema_version.clone(),
+        );
         let writers = Writers::start(config, &connector, &feed, quotas, &metrics, tasks, &closed);
         Ok(Self { lender, writers, locks, status, closed })
     }

@@ -185,7 +185,8 @@ fn discard(client: Object) {
     drop(Object::take(client));
 }
 
-fn late(deadline: Instant, otherwise: &str) -> StoreError {
+/// The error of a wait that was cut: by the caller's deadline, or by a limit of ours.
+pub(super) fn late(deadline: Instant, otherwise: &str) -> StoreError {
     if deadline <= Instant::now() {
         StoreError::DeadlineExceeded
     } else {

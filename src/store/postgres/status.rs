@@ -1,13 +1,16 @@
 //! Asks the database how it is, over a connection of its own: a pool in use must not look like a
 //! database that is down.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus::IntGauge;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
 use tokio_postgres::Client;
 
-use super::{connect::Connector, number, text_error};
+use super::{connect::Connector, number, pool::late, text_error};
 use crate::store::{StoreError, StoreStatus};
 
 const STATUS: &str = "SELECT coalesce(max(version), 0)::int8, \
@@ -18,6 +21,8 @@ const STATUS: &str = "SELECT coalesce(max(version), 0)::int8, \
 pub(super) struct StatusCheck {
     connector: Arc<Connector>,
     client: Mutex<Option<Client>>,
+    /// Longest time one check may take: for connecting and for the answer.
+    limit: Duration,
     schema_version: IntGauge,
 }
 
@@ -28,15 +33,20 @@ impl fmt::Debug for StatusCheck {
 }
 
 impl StatusCheck {
-    pub(super) fn new(connector: Arc<Connector>, schema_version: IntGauge) -> Self {
-        Self { connector, client: Mutex::new(None), schema_version }
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        connect_timeout: Duration,
+        schema_version: IntGauge,
+    ) -> Self {
+        Self { connector, client: Mutex::new(None), limit: connect_timeout * 2, schema_version }
     }
 
     /// Newest migration and time, by the database's own word.
     pub(super) async fn ask(&self, deadline: Instant) -> Result<StoreStatus, StoreError> {
-        tokio::time::timeout_at(deadline, self.ask_in_turn())
+        let until = deadline.min(Instant::now() + self.limit);
+        timeout_at(until, self.ask_in_turn())
             .await
-            .map_err(|_elapsed| StoreError::DeadlineExceeded)?
+            .map_err(|_elapsed| late(deadline, "the database did not answer a check in time"))?
     }
 
     async fn ask_in_turn(&self) -> Result<StoreStatus, StoreError> {

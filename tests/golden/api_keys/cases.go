@@ -216,6 +216,7 @@ func (c *corpus) publicKeys(ca *authority, leaf certificate) {
 	point := must(must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)).PublicKey.Bytes())
 	add("key P-256 compressed", sequence(sequence(ec, p256), bits(slices.Concat([]byte{2}, point[1:33]))))
 	add("key P-256 cut off", sequence(sequence(ec, p256), bits(point[:64])))
+	add("key P-256 off its curve", sequence(sequence(ec, p256), bits(slices.Concat(point[:64], []byte{point[64] ^ 1}))))
 	add("key secp256k1", sequence(sequence(ec, oid(1, 3, 132, 0, 10)), bits(point)))
 	add("key ec without curve", sequence(sequence(ec), bits(point)))
 	add("key ed25519 with parameters", sequence(sequence(oid(1, 3, 101, 112), null), bits(make([]byte, 32))))

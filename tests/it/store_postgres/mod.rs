@@ -1,5 +1,7 @@
 //! The Postgres engine against a real Postgres.
 
+#![allow(clippy::panic, reason = "an unexpected answer ends its test")]
+
 use std::sync::Arc;
 
 use data_sync::{

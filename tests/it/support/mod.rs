@@ -1,5 +1,11 @@
-//! What tests run against: real servers, private to this run.
+//! What the integration tests share: real servers private to this run, signed calls, bounded waits.
 
+pub(crate) mod client;
+pub(crate) mod engine;
+pub(crate) mod http;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod server;
+pub(crate) mod wait;

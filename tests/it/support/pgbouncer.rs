@@ -51,7 +51,7 @@ impl PgBouncer {
             .expect("no pgbouncer is installed: tests/run says what the tests need");
         let command = unprivileged(&[program, &settings.display().to_string()]);
         let log = directory.path().join("pgbouncer.log");
-        let mut server = Guarded::start(&command, directory.path(), &log);
+        let server = Guarded::start(&command, "TERM", directory.path(), &log);
         let give_up = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let text = || fs::read_to_string(&log).unwrap_or_default();

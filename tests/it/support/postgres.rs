@@ -61,14 +61,19 @@ impl Cluster {
         }
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let cluster = Self {
+        let mut cluster = Self {
             directory,
             binaries,
-            port: free_port(),
+            port: 0,
             settings: settings.collect(),
             server: std::sync::Mutex::new(None),
         };
-        cluster.resume();
+        // A free port may be taken before the server gets to it.
+        let started = (0..3).any(|_| {
+            cluster.port = free_port();
+            cluster.launch()
+        });
+        assert!(started, "postgres did not start:\n{}", cluster.log());
         cluster
     }
 
@@ -80,6 +85,15 @@ impl Cluster {
 
     /// Starts the server after [`Self::stop`]; returns once it takes connections.
     pub(crate) fn resume(&self) {
+        assert!(self.launch(), "postgres did not start again:\n{}", self.log());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
+    }
+
+    /// Starts the server and waits until it takes connections; false if it ends instead.
+    fn launch(&self) -> bool {
         let data = self.directory.path().join("data");
         let port = self.port.to_string();
         let mut command = vec![
@@ -103,15 +117,17 @@ impl Cluster {
         }
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let log = self.directory.path().join("server.log");
-        let mut server = Guarded::start(&unprivileged(&words), self.directory.path(), &log);
+        let server = Guarded::start(&unprivileged(&words), "QUIT", self.directory.path(), &log);
         let give_up = Instant::now() + PATIENCE;
         while !self.takes_connections() {
-            let text = || fs::read_to_string(&log).unwrap_or_default();
-            assert!(!server.has_ended(), "postgres did not start:\n{}", text());
-            assert!(Instant::now() < give_up, "postgres is not ready:\n{}", text());
+            if server.has_ended() {
+                return false;
+            }
+            assert!(Instant::now() < give_up, "postgres is not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         *self.server.lock().expect("an unpoisoned lock") = Some(server);
+        true
     }
 
     /// Stops the server: `INT` is a fast shutdown, `QUIT` an immediate one, as a crash is to the
@@ -157,7 +173,17 @@ impl Cluster {
     /// Asks for a session, as `pg_isready` does.
     fn takes_connections(&self) -> bool {
         Command::new(self.binaries.join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args([
+                "-q",
+                "-U",
+                "postgres",
+                "-d",
+                "postgres",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+            ])
             .status()
             .is_ok_and(|status| status.success())
     }

@@ -6,21 +6,22 @@ use std::{
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
     os::unix::{fs::chown, process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-/// Sends the server the signal it is told, or SIGQUIT when nobody can tell it any more, and then
+/// Sends the server the signal it is told, or a default one when nobody can tell any more, and then
 /// also clears the server's directory away.
 const GUARD: &str = r#"
 trap '' INT TERM HUP
 "$@" <&- &
 server=$!
+echo "$server" >"$GUARDED_DIRECTORY/server.pid"
 if read -r signal; then
     kill -s "$signal" "$server"
     wait "$server"
 else
-    kill -s QUIT "$server"
+    kill -s "$GUARD_SIGNAL" "$server"
     wait "$server"
     rm -rf "$GUARDED_DIRECTORY"
 fi
@@ -31,18 +32,30 @@ fi
 pub(crate) struct Guarded {
     guard: Child,
     order: Option<ChildStdin>,
+    signal: &'static str,
+    pid_file: PathBuf,
 }
 
 impl Guarded {
-    /// Starts `command` under a guard. `directory` goes with the test process.
-    pub(crate) fn start(command: &[String], directory: &Path, log: &Path) -> Self {
+    /// Starts `command` under a guard. `directory` goes with the test process. `signal` stops the
+    /// server at once; a shell makes its children ignore INT and QUIT unless they handle them.
+    pub(crate) fn start(
+        command: &[String],
+        signal: &'static str,
+        directory: &Path,
+        log: &Path,
+    ) -> Self {
         let log = fs::File::create(log).expect("a log file");
+        let pid_file = directory.join("server.pid");
+        // One of an earlier server would tell nothing about this one.
+        drop(fs::remove_file(&pid_file));
         let mut guard = Command::new("/bin/sh")
             .arg("-c")
             .arg(GUARD)
             .arg("guard")
             .args(command)
             .env("GUARDED_DIRECTORY", directory)
+            .env("GUARD_SIGNAL", signal)
             .current_dir("/")
             // A group of its own: an interrupt from the terminal must not end the guard first.
             .process_group(0)
@@ -52,7 +65,7 @@ impl Guarded {
             .spawn()
             .expect("/bin/sh runs");
         let order = guard.stdin.take();
-        Self { guard, order }
+        Self { guard, order, signal, pid_file }
     }
 
     /// Stops the server with a signal such as `INT` and waits until it is gone.
@@ -63,15 +76,18 @@ impl Guarded {
         }
     }
 
-    /// Whether the server's guard has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.guard.try_wait().expect("the guard can be asked").is_some()
+    /// Whether the server has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        let Ok(pid) = fs::read_to_string(&self.pid_file) else { return false };
+        let status = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        // Its guard has not asked for its exit status yet: it lingers as a zombie.
+        status.is_ok_and(|status| status.contains(") Z "))
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        self.stop("QUIT");
+        self.stop(self.signal);
     }
 }
 
