@@ -41,7 +41,8 @@ pub(super) struct Heard {
     pub(super) user: usize,
     pub(super) events: Vec<Event>,
     pub(super) ended: BTreeMap<String, u64>,
-    pub(super) open: Times,
+    /// How long each opening took until the stream was live.
+    pub(super) opened: Vec<Duration>,
 }
 
 /// The sums of a listen run.
@@ -80,7 +81,7 @@ impl ListenTally {
         let none = Book::default();
         let mut tally = Self { streams: heard.len() as u64, ..Self::default() };
         for stream in heard {
-            tally.open.add(&stream.open);
+            stream.opened.iter().for_each(|time| tally.open.record(*time));
             for (kind, count) in &stream.ended {
                 *tally.ended.entry(kind.clone()).or_default() += count;
             }

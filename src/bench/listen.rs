@@ -359,10 +359,10 @@ impl Listener {
         };
         let at = self.epoch.elapsed();
         let said = Said::Live { revision: first.revision };
-        if self.heard.open.count() == 0 {
+        if self.heard.opened.is_empty() {
             self.live.add_permits(1);
         }
-        self.heard.open.record(start.elapsed());
+        self.heard.opened.push(start.elapsed());
         self.heard.events.push(Event { at, said });
         Ok(stream)
     }

@@ -13,6 +13,7 @@ mod bad_input;
 mod cli;
 mod drain;
 mod durability;
+mod fuzz_corpus;
 mod health;
 mod listen;
 mod locks;
