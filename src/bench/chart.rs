@@ -389,8 +389,8 @@ fn curves(title: &str, lines: &Lines, title_x: &str, title_y: &str) -> Result<St
             .configure_mesh()
             .x_desc(title_x)
             .y_desc(title_y)
-            .x_label_formatter(&|x| number(*x))
-            .y_label_formatter(&|y| number(*y))
+            .x_label_formatter(&|x| tick(*x))
+            .y_label_formatter(&|y| tick(*y))
             .light_line_style(TRANSPARENT)
             .draw()?;
         for (index, (name, points)) in lines.iter().enumerate() {
@@ -411,6 +411,11 @@ fn curves(title: &str, lines: &Lines, title_x: &str, title_y: &str) -> Result<St
         area.present()?;
     }
     Ok(picture)
+}
+
+/// A number on an axis: whole ones without a point.
+fn tick(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { number(value) }
 }
 
 /// From the smallest to the largest, with some room where they are one.
