@@ -13,7 +13,12 @@ use data_sync::{
         SetRecordStatus,
         syncer_server::{Syncer, SyncerServer},
     },
-    service::{ServiceParts, StreamLife, SyncService, nudge::Nudger},
+    service::{
+        ServiceParts, StreamLife, SyncService,
+        nudge::Nudger,
+        places::StreamPlaces,
+        rate::{RateLimits, Rates},
+    },
     store::{Quotas, StoreContext, memory::MemoryStore},
     telemetry::metrics::Metrics,
 };
@@ -27,6 +32,8 @@ use tower::{Layer as _, ServiceExt as _};
 use super::key;
 
 const NOW_SECONDS: u32 = 1_700_000_000;
+/// Streams of the service, and of one user of it.
+const MAX_STREAMS: usize = 1_000;
 const METHODS: [&str; 5] = ["SetRecord", "ListChanges", "ListenChanges", "SetLock", "GetLock"];
 const CONTENT_TYPES: [&str; 5] = [
     "application/grpc-web",
@@ -68,6 +75,8 @@ fn service() -> SyncService {
         metrics,
         nudger,
         streams: StreamLife::new(None, Duration::ZERO),
+        places: Arc::new(StreamPlaces::new(MAX_STREAMS, MAX_STREAMS)),
+        rates: RateLimits::new(Rates::default()),
         request_timeout: PATIENCE,
     })
 }

@@ -11,7 +11,12 @@ use data_sync::{
         ListChangesReply, ListChangesRequest, Record, SetRecordReply, SetRecordRequest,
         syncer_server::Syncer as _,
     },
-    service::{ServiceParts, StreamLife, SyncService, nudge::Nudger},
+    service::{
+        ServiceParts, StreamLife, SyncService,
+        nudge::Nudger,
+        places::StreamPlaces,
+        rate::{RateLimits, Rates},
+    },
     store::{Quotas, StoreContext, UserId, memory::MemoryStore},
     telemetry::metrics::Metrics,
 };
@@ -21,6 +26,8 @@ use tokio::runtime::Runtime;
 use tonic::Request;
 
 const NOW_SECONDS: u32 = 1_700_000_000;
+/// Streams of the service, and of one user of it.
+const MAX_STREAMS: usize = 1_000;
 const SMALL_RECORD_BYTES: usize = 1_024;
 const LARGE_RECORD_BYTES: usize = 65_536;
 const PAGE_RECORDS: u64 = 100;
@@ -157,6 +164,8 @@ fn service() -> SyncService {
         metrics,
         nudger,
         streams: StreamLife::new(None, Duration::ZERO),
+        places: Arc::new(StreamPlaces::new(MAX_STREAMS, MAX_STREAMS)),
+        rates: RateLimits::new(Rates::default()),
         request_timeout: Duration::from_secs(10),
     })
 }

@@ -2,6 +2,11 @@
 
 use reqwest::{Client, ClientBuilder};
 
+use super::{
+    server::Server,
+    wait::{until, within},
+};
+
 /// A client to be finished; no TLS is spoken, but the builder insists on a provider for it.
 fn builder() -> ClientBuilder {
     // An error says that another test was faster.
@@ -17,4 +22,17 @@ pub(crate) fn http1() -> Client {
 /// A client of HTTP/2 without TLS.
 pub(crate) fn http2() -> Client {
     builder().http2_prior_knowledge().build().expect("a client")
+}
+
+/// The value of one series of a server's metrics.
+pub(crate) async fn metric(server: &Server, series: &str) -> f64 {
+    let page = http1().get(format!("http://{}/metrics", server.admin)).send();
+    let page = within("metrics", page).await.expect("answers").text().await.expect("text");
+    let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().expect("a number")
+}
+
+/// Waits until a series has a value.
+pub(crate) async fn metric_becomes(server: &Server, series: &str, value: f64) {
+    until(series, || async { (metric(server, series).await - value).abs() < f64::EPSILON }).await;
 }
