@@ -14,6 +14,8 @@
 //! invariants.
 
 pub mod auth;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(all(feature = "server", feature = "client"))]
 pub mod cli;
 #[cfg(feature = "client")]

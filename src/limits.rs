@@ -234,3 +234,26 @@ pub const CLIENT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STORE_OPEN_FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between two such attempts.
 pub const STORE_OPEN_MAX_PAUSE: Duration = Duration::from_secs(5);
+
+// Load generator.
+
+/// Longest wait for a connection to a server under load.
+pub const BENCH_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most requests signed ahead for one round, about 0.5 KiB each.
+pub const BENCH_MAX_ROUND_REQUESTS: u64 = 200_000;
+/// Most calls the load generator keeps running at once; each is a task.
+pub const BENCH_MAX_IN_FLIGHT: usize = 100_000;
+/// Most kinds of error told apart in a report; the rest is counted together.
+pub const BENCH_MAX_ERROR_KINDS: usize = 32;
+/// Longest error text in a report, in characters.
+pub const BENCH_MAX_ERROR_TEXT_CHARS: usize = 120;
+/// Most notifications that one listen run may expect, 32 bytes each until they are counted.
+pub const BENCH_MAX_DELIVERIES: u64 = 50_000_000;
+/// Streams of a listen run opened at the same time.
+pub const BENCH_STREAMS_OPENING: usize = 64;
+/// Longest time until all streams of a listen run must be live.
+pub const BENCH_STREAMS_OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pause before a stream that failed is opened again, at least; doubled at most by chance.
+pub const BENCH_STREAM_RETRY_DELAY: Duration = Duration::from_millis(500);
+/// Attempts at each record that must be there before a run begins.
+pub const BENCH_PRELOAD_ATTEMPTS: u32 = 100;

@@ -264,7 +264,10 @@ async fn read_bounded(mut response: Response) -> Result<Vec<u8>, FetchError> {
 }
 
 /// Reads a whole list. Space around entries, line ends and empty entries do not matter.
-fn parse(text: &[u8]) -> Result<HashSet<Box<str>>, FetchError> {
+///
+/// # Errors
+/// Names the first entry that is no decimal number.
+pub fn parse(text: &[u8]) -> Result<HashSet<Box<str>>, FetchError> {
     let entries = text.split(|byte| *byte == b',').enumerate();
     let entries = entries.map(|(index, entry)| (index + 1, entry.trim_ascii()));
     entries

@@ -7,6 +7,8 @@ use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use crate::config::ServeArgs;
 
+#[cfg(feature = "bench")]
+mod bench;
 mod check;
 mod client;
 mod completions;
@@ -57,6 +59,7 @@ Examples:
   data-sync client keygen                      make a user to try the service with
   data-sync client set note-1 'hello'          store a record
   data-sync client watch                       see changes as they happen
+  data-sync bench --op set                     measure a server
   data-sync import --from sqlite:db/db.sqlite --to postgres://…
 
 Exit status:
@@ -101,6 +104,10 @@ enum Command {
     /// Use the service as an app does: set, list, watch, lock.
     #[command(after_long_help = client::AFTER_HELP)]
     Client(client::ClientCommand),
+    /// Measure a server over the wire: throughput, latency, CPU, notifications.
+    #[cfg(feature = "bench")]
+    #[command(after_long_help = bench::AFTER_HELP)]
+    Bench(bench::BenchCommand),
     /// Move all data from one database to another.
     #[command(after_long_help = import::AFTER_HELP)]
     Import(import::ImportArgs),
@@ -145,6 +152,8 @@ impl Cli {
             Some(Command::Check(args)) => check::run(&args),
             Some(Command::Probe(args)) => probe::run(&args),
             Some(Command::Client(command)) => client::run(&command),
+            #[cfg(feature = "bench")]
+            Some(Command::Bench(command)) => bench::run(&command),
             Some(Command::Import(args)) => import::run(&args),
             Some(Command::Completions(args)) => completions::run(&args, &mut Self::command()),
             Some(Command::Docs(args)) => docs::run(&args),

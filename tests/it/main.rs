@@ -15,6 +15,7 @@ mod chaos;
 mod cli;
 mod drain;
 mod durability;
+mod fuzz_corpus;
 mod guards;
 mod health;
 mod limits;

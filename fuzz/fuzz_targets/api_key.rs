@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../checks/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "each target uses one check")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::api_key(input));
