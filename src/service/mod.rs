@@ -92,6 +92,9 @@ impl SyncService {
         request: &R,
     ) -> Result<Caller, ServiceError> {
         let api_key = self.0.auth.check_api_key(call.authorization.as_deref())?;
+        if let Some(key) = &api_key {
+            tracing::Span::current().record("api_key", tracing::field::display(key.hash));
+        }
         let (user, digest) = self.0.auth.recover_user(request)?;
         Ok(Caller { user, digest, api_key })
     }

@@ -65,3 +65,45 @@ async fn the_admin_port_tells_health_metrics_and_version() {
     let (_, version) = get("/version").await;
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
 }
+
+/// The services that reflection names, by either version of its protocol.
+macro_rules! reflected_services {
+    ($address:expr, $version:ident) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let request = ServerReflectionRequest {
+            message_request: Some(MessageRequest::ListServices(String::new())),
+            ..Default::default()
+        };
+        let mut client = ServerReflectionClient::new(channel($address).await);
+        let requests = futures_util::stream::iter([request]);
+        match within("reflection", client.server_reflection_info(requests)).await {
+            Err(status) => Err(status.code()),
+            Ok(replies) => {
+                let reply = within("a reply", replies.into_inner().message()).await;
+                let reply = reply.expect("no error").expect("no end").message_response;
+                let Some(MessageResponse::ListServicesResponse(list)) = reply else {
+                    panic!("no list of services: {reply:?}")
+                };
+                Ok(list.service.into_iter().map(|service| service.name).collect::<Vec<_>>())
+            }
+        }
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_names_the_services_in_both_versions_unless_switched_off() {
+    let fixture = Fixture::new(Engine::Sqlite).await;
+    let server = fixture.serve();
+    for names in [reflected_services!(server.grpc, v1), reflected_services!(server.grpc, v1alpha)] {
+        let names = names.expect("reflection is on");
+        for name in ["sync.Syncer", "grpc.health.v1.Health"] {
+            assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
+        }
+    }
+    drop(server);
+    let silent = fixture.options().env("GRPC_REFLECTION", "false").start();
+    assert_eq!(reflected_services!(silent.grpc, v1), Err(Code::Unimplemented));
+}

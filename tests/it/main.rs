@@ -9,14 +9,18 @@
     reason = "a test ends when something is off, and runs tasks as clients do"
 )]
 
+mod api_keys;
 mod bad_input;
+mod chaos;
 mod cli;
 mod drain;
 mod durability;
 mod health;
 mod listen;
 mod locks;
+mod opening;
 mod records;
+mod simulation;
 mod store_postgres;
 mod support;
 mod web;

@@ -2,6 +2,8 @@
 
 pub(crate) mod client;
 pub(crate) mod engine;
+pub(crate) mod fault_proxy;
+pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
