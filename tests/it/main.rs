@@ -20,6 +20,7 @@ mod listen;
 mod locks;
 mod opening;
 mod records;
+mod replicas;
 mod simulation;
 mod store_postgres;
 mod support;
