@@ -182,7 +182,7 @@ pub const LISTEN_RETEST_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest and longest time between two comparisons of heads. With [`RECONCILE_SECOND_LOOK`] and
 /// the reading of heads a lost announcement is made up for within five seconds.
 pub const RECONCILE_INTERVAL: (Duration, Duration) =
-    (Duration::from_millis(3_400), Duration::from_millis(4_200));
+    (Duration::from_millis(3_200), Duration::from_millis(4_000));
 /// The same while nothing is heard of other replicas: then a comparison is all there is.
 pub const RECONCILE_DEAF_INTERVAL: (Duration, Duration) =
     (Duration::from_millis(1_000), Duration::from_millis(1_400));

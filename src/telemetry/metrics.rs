@@ -130,7 +130,7 @@ const QUOTAS: &[&str] = &[Quota::Records.as_str(), Quota::Bytes.as_str(), Quota:
 /// Whose rate is limited.
 const RATE_SCOPES: &[&str] = &["ip", "user"];
 /// What makes a replica compare heads.
-const RESYNC_REASONS: &[&str] = &["periodic", "connected"];
+const RESYNC_REASONS: &[&str] = &["periodic", "connected", "retry"];
 /// Why a caller is not who it says.
 const AUTH_FAILURES: &[&str] = &[
     "api_key_missing",

@@ -53,24 +53,26 @@ impl Reconciler {
 
     async fn compare_for_ever(&mut self) {
         let mut warned = false;
+        let mut reason = self.turn().await;
         loop {
-            let reason = self.turn().await;
             self.metrics.resyncs.with_label_values(&[reason]).inc();
-            match self.compare().await {
-                Ok(()) if warned => {
-                    tracing::info!("heads can be compared again");
-                    warned = false;
+            reason = match self.compare().await {
+                Ok(()) => {
+                    if warned {
+                        tracing::info!("heads can be compared again");
+                        warned = false;
+                    }
+                    self.turn().await
                 }
-                Ok(()) => {}
                 Err(error) => {
                     if !warned {
                         tracing::warn!(%error, "heads cannot be compared");
                         warned = true;
                     }
                     sleep(RECONCILE_RETRY_PAUSE).await;
-                    self.resync.connected();
+                    "retry"
                 }
-            }
+            };
         }
     }
 
@@ -129,5 +131,148 @@ impl Reconciler {
             pairs.filter(|((_, told), head)| head > told).map(|((user, _), head)| (*user, head)),
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        clock::SystemClock,
+        notify::{Change, Hint, Subscription},
+        store::{
+            Quotas, StoreContext,
+            conformance::{RecordingFeed, new_write, soon, user},
+            memory::MemoryStore,
+        },
+        tasks::Tasks,
+    };
+
+    /// What the five seconds promised to a stream must cover.
+    const BOUND: Duration = Duration::from_secs(5);
+
+    struct Fixture {
+        hub: Arc<Hub>,
+        /// Announces nothing to anybody.
+        store: Arc<MemoryStore>,
+        stream: Subscription,
+        state: watch::Sender<ListenState>,
+        resync: Resync,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    }
+
+    /// A running reconciler, and a stream of a user who has not written yet.
+    fn start(state: ListenState) -> Fixture {
+        let metrics = Arc::new(Metrics::new());
+        let store = Arc::new(MemoryStore::new(StoreContext {
+            feed: Arc::new(RecordingFeed::new()),
+            quotas: Quotas::default(),
+            clock: Arc::new(SystemClock),
+            metrics: Arc::clone(&metrics),
+        }));
+        let hub = Arc::new(Hub::new());
+        let mut stream = hub.subscribe(user(1));
+        stream.start_at(0);
+        let (state, listening) = watch::channel(state);
+        let resync = Resync::default();
+        let reconciler = Reconciler {
+            hub: Arc::clone(&hub),
+            store: Arc::clone(&store) as _,
+            resync: resync.clone(),
+            listening,
+            metrics: Arc::clone(&metrics),
+        };
+        let tasks = Tasks::new();
+        tasks.spawn("reconciler", reconciler.run(tasks.stop_signal()));
+        Fixture { hub, store, stream, state, resync, metrics, tasks }
+    }
+
+    impl Fixture {
+        async fn write(&self, id: &str) {
+            self.store.set_record(new_write(user(1), id, 0, b"x"), soon()).await.expect("written");
+        }
+
+        async fn told_within(&mut self, limit: Duration) -> Option<Hint> {
+            timeout(limit, self.stream.next()).await.ok()
+        }
+
+        fn resyncs(&self, reason: &str) -> u64 {
+            self.metrics.resyncs.with_label_values(&[reason]).get()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_announcement_is_made_up_for_whenever_it_is_lost() {
+        for wait_ms in [0, 1_000, 3_100, 3_900, 4_100] {
+            let mut f = start(ListenState::Hearing);
+            sleep(Duration::from_millis(wait_ms)).await;
+            f.write("a").await;
+            let hint = f.told_within(BOUND).await.expect("told in time");
+            assert_eq!((hint.client_id, hint.revision, hint.committed), (None, 1, None));
+            assert_eq!(f.metrics.reconciled_users.get(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announcement_on_its_way_is_waited_for() {
+        let mut f = start(ListenState::Hearing);
+        f.write("a").await;
+        while f.resyncs("periodic") == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(RECONCILE_SECOND_LOOK / 2).await;
+        let client_id = Some("device".into());
+        f.hub.announce(&Change { user: user(1), from: 1, to: 1, client_id: client_id.clone() });
+        assert_eq!(f.told_within(BOUND).await.map(|hint| hint.client_id), Some(client_id));
+        assert_eq!(f.told_within(BOUND).await, None);
+        assert_eq!(f.metrics.reconciled_users.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_told_everything_is_left_in_peace() {
+        let mut f = start(ListenState::Hearing);
+        f.write("a").await;
+        f.hub.announce(&Change { user: user(1), from: 1, to: 1, client_id: None });
+        assert!(f.told_within(BOUND).await.is_some());
+        assert_eq!(f.told_within(BOUND * 4).await, None);
+        assert!(f.resyncs("periodic") >= 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn listening_anew_compares_at_once() {
+        let mut f = start(ListenState::Hearing);
+        f.write("a").await;
+        f.resync.connected();
+        let soon = RECONCILE_SECOND_LOOK + Duration::from_millis(100);
+        assert!(f.told_within(soon).await.is_some());
+        assert_eq!((f.resyncs("connected"), f.resyncs("periodic")), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nothing_is_heard_heads_are_compared_more_often() {
+        let often = RECONCILE_DEAF_INTERVAL.1 + RECONCILE_SECOND_LOOK + Duration::from_millis(100);
+        let mut f = start(ListenState::Deaf);
+        f.write("a").await;
+        assert!(f.told_within(often).await.is_some());
+        // Also from the moment on that it is noticed.
+        let mut f = start(ListenState::Hearing);
+        sleep(Duration::from_millis(500)).await;
+        f.write("a").await;
+        f.state.send_replace(ListenState::Lost);
+        assert!(f.told_within(often).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_is_asked_again_soon() {
+        let f = start(ListenState::Deaf);
+        f.store.close().await;
+        sleep(RECONCILE_DEAF_INTERVAL.1 + RECONCILE_RETRY_PAUSE * 3).await;
+        assert!(f.resyncs("retry") >= 2);
+        assert!(f.tasks.stop(Duration::from_secs(1)).await);
     }
 }

@@ -154,24 +154,26 @@ async fn a_commit_that_nobody_announced_is_told_nonetheless() {
     site.is_told_at_once("after").await;
 }
 
+/// Writes one record over and over until the replica takes no more; the last revision it gave.
+async fn write_until_refused(wallet: &Wallet) -> u64 {
+    let mut acknowledged = 0;
+    while let Ok(reply) = wallet.set("r", acknowledged, b"x").await {
+        acknowledged = reply.new_revision;
+    }
+    assert!(acknowledged > 0);
+    acknowledged
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_killed_under_load_hurts_no_stream_elsewhere() {
     let mut replicas = Replicas::start().await;
     let doomed = replicas.wallet(0).await;
     let mut stream = replicas.at(1, &doomed).await.listening().await;
-    let writes = async {
-        let mut acknowledged = 0;
-        while let Ok(reply) = doomed.set("r", acknowledged, b"x").await {
-            acknowledged = reply.new_revision;
-        }
-        acknowledged
-    };
     let kill = async {
         sleep(Duration::from_millis(300)).await;
         replicas.servers[0].kill();
     };
-    let (acknowledged, ()) = tokio::join!(writes, kill);
-    assert!(acknowledged > 0);
+    let (acknowledged, ()) = tokio::join!(write_until_refused(&doomed), kill);
     let mut told = 0;
     while told < acknowledged {
         told = told_within(RECONCILE_BOUND, &mut stream).await.0.revision;
@@ -179,4 +181,25 @@ async fn a_replica_killed_under_load_hurts_no_stream_elsewhere() {
     let survivor = replicas.at(2, &doomed).await;
     let head = survivor.list(0).await.expect("lists").head_revision;
     assert!(head <= acknowledged + 1, "at most the last write was committed and not acknowledged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_announces_to_the_last_and_in_time() {
+    let mut replicas = Replicas::start().await;
+    let leaving = replicas.wallet(0).await;
+    let mut stream = replicas.at(1, &leaving).await.listening().await;
+    let stop = async {
+        sleep(Duration::from_millis(300)).await;
+        replicas.servers[0].signal("TERM");
+    };
+    let (acknowledged, ()) = tokio::join!(write_until_refused(&leaving), stop);
+    let mut told = 0;
+    while told < acknowledged {
+        told = told_within(ANNOUNCED_BOUND, &mut stream).await.0.revision;
+    }
+    assert_eq!(replicas.servers[0].wait_for_exit(Duration::from_secs(10)).code(), Some(0));
+    let log = replicas.servers[0].log();
+    assert!(!log.contains("did not end in time"), "{log}");
+    let reconciled = metric(replicas.servers[1].admin, "data_sync_reconciled_users_total").await;
+    assert_eq!(reconciled, 0.0);
 }
