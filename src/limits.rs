@@ -126,8 +126,10 @@ pub const MAX_PENDING_ACCEPT_RESET_STREAMS: usize = 100;
 /// Streams reset by the server because of the peer's faults before the connection is cut.
 pub const MAX_LOCAL_ERROR_RESET_STREAMS: usize = 1_024;
 /// Longest silence before the first byte of a connection, and longest time until its preface or
-/// request head is complete.
+/// request head is complete; the header of the PROXY protocol has as long before that.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest header of the PROXY protocol after its first 16 bytes: addresses and extensions.
+pub const MAX_PROXY_HEADER_BYTES: usize = 4 * 1024;
 /// Open connections to the admin port.
 pub const MAX_ADMIN_CONNECTIONS: usize = 64;
 /// Pause after the operating system refused a connection for want of resources.
@@ -139,6 +141,23 @@ pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Tasks get this long to end by themselves once everything else is drained.
 pub const TASK_JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+// Service: rates and streams.
+
+/// Requests a second from one client address or IPv6 /64.
+pub const RATE_LIMIT_PER_ADDRESS: u64 = 10_000;
+/// Requests a second of one user.
+pub const RATE_LIMIT_PER_USER: u64 = 2_000;
+/// Largest rate that may be set, in requests a second.
+pub const MAX_RATE_LIMIT: u64 = 1_000_000;
+/// Time whose requests may come all at once after a pause that long.
+pub const RATE_LIMIT_BURST: Duration = Duration::from_secs(30);
+/// Callers whose rate is remembered, of addresses and of users each (16 bytes a caller).
+pub const RATE_LIMIT_BUCKETS: usize = 64 * 1024;
+/// Open ListenChanges streams of one replica.
+pub const MAX_STREAMS: u64 = 50_000;
+/// Open ListenChanges streams of one user on one replica.
+pub const MAX_STREAMS_PER_USER: u64 = 32;
 
 // Service: nudges after cut pages.
 
@@ -203,8 +222,12 @@ pub const RECONCILE_RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the peer may take to answer that.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// A write to a socket that makes no progress for this long ends the connection.
-pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A peer that takes nothing of what it is sent for this long loses the stream, or where its socket
+/// takes nothing the connection.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest piece of a reply that is handed to HTTP/2 at once, in bytes: so much of a reply to a
+/// peer that does not read escapes the watch over it.
+pub const MAX_BODY_PIECE_BYTES: usize = 64 * 1024;
 /// Buffer of an HTTP/1 connection, in bytes; bounds a request's head.
 pub const MAX_HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 

@@ -29,6 +29,8 @@ Exit status:
   1   at least one check failed
   64  invalid configuration; every problem is listed";
 
+mod recount;
+
 /// An authority that expires sooner is worth a warning.
 const EXPIRY_WARNING: Duration = Duration::from_secs(30 * SECONDS_A_DAY);
 const SECONDS_A_DAY: u64 = 24 * 3600;
@@ -42,6 +44,11 @@ pub(super) struct CheckArgs {
     /// Write one JSON object a check.
     #[arg(long)]
     json: bool,
+
+    /// Count every user's records anew and compare with what quotas believe. Reads the whole
+    /// database.
+    #[arg(long)]
+    recount: bool,
 
     #[command(flatten)]
     serve: Box<ServeArgs>,
@@ -89,7 +96,9 @@ impl Finding {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     let (findings, failed) = match args.serve.resolve() {
-        Ok(config) => (block_on(async { Ok(examine(&config).await) })?, Exit::FAILURE),
+        Ok(config) => {
+            (block_on(async { Ok(examine(&config, args.recount).await) })?, Exit::FAILURE)
+        }
         Err(problems) => {
             let problems = problems.0.into_iter();
             (problems.map(|problem| Finding::fail("configuration", problem)).collect(), Exit::USAGE)
@@ -119,9 +128,9 @@ fn render(findings: &[Finding]) -> String {
 }
 
 /// Runs every check that the configuration calls for.
-async fn examine(config: &Config) -> Vec<Finding> {
+async fn examine(config: &Config, recount: bool) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("configuration", "every setting is valid")];
-    findings.extend(database(&config.store).await);
+    findings.extend(database(&config.store, recount).await);
     match &config.api_key {
         None => {
             let detail = "no CA_CERT: anybody with a key of their own may use the service";
@@ -135,7 +144,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn database(config: &StoreConfig) -> Vec<Finding> {
+async fn database(config: &StoreConfig, recount: bool) -> Vec<Finding> {
     if let EngineConfig::Sqlite(sqlite) = &config.engine
         && !sqlite.path.exists()
     {
@@ -156,6 +165,9 @@ async fn database(config: &StoreConfig) -> Vec<Finding> {
     findings.extend(go_data(&config.engine, &state));
     if state.is_ready() && matches!(config.engine, EngineConfig::Postgres(_)) {
         findings.push(clock(config).await);
+    }
+    if state.is_ready() && recount {
+        findings.push(recount::finding(config).await);
     }
     findings
 }

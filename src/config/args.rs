@@ -132,6 +132,28 @@ pub struct ServeArgs {
     )]
     pub max_concurrent_streams: String,
 
+    /// Whether every connection to the public ports begins with a header of the PROXY protocol,
+    /// version 1 or 2 (on). Then only the proxy may be able to reach them: the header is believed.
+    #[arg(
+        long,
+        env = "PROXY_PROTOCOL",
+        value_name = "off|on",
+        default_value = "off",
+        help_heading = "Listeners"
+    )]
+    pub proxy_protocol: String,
+
+    /// Proxies in front of the public ports that append to x-forwarded-for: the client is who the
+    /// first of them names. 0 is the address of the connection.
+    #[arg(
+        long,
+        env = "TRUSTED_PROXY_HOPS",
+        value_name = "PROXIES",
+        default_value = "0",
+        help_heading = "Listeners"
+    )]
+    pub trusted_proxy_hops: String,
+
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]
     pub store: StoreArgs,
@@ -226,7 +248,8 @@ pub struct ServeArgs {
     )]
     pub max_connections: String,
 
-    /// Open connections from one address (IPv4) or /64 (IPv6); 0 is no limit. Behind a proxy every connection comes from its address.
+    /// Open connections from one address (IPv4) or /64 (IPv6); 0 is no limit.
+    /// Behind a proxy that does not speak the PROXY protocol they all come from its address.
     #[arg(
         long,
         env = "MAX_CONNECTIONS_PER_ADDRESS",
@@ -235,6 +258,69 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_connections_per_address: String,
+
+    /// Silence after which a connection is cut before its first request is complete.
+    #[arg(
+        long,
+        env = "HANDSHAKE_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "10s",
+        help_heading = "Limits"
+    )]
+    pub handshake_timeout: String,
+
+    /// How long a client may take nothing of what it is sent before its stream is cut, or its
+    /// connection.
+    #[arg(
+        long,
+        env = "STALL_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "30s",
+        help_heading = "Limits"
+    )]
+    pub stall_timeout: String,
+
+    /// Requests a second from one client address (IPv4) or /64 (IPv6), after a pause thirty times
+    /// as many at once; 0 is no limit. Behind a proxy that hides its clients they all share one.
+    #[arg(
+        long,
+        env = "RATE_LIMIT_PER_ADDRESS",
+        value_name = "REQUESTS",
+        default_value = "10000",
+        help_heading = "Limits"
+    )]
+    pub rate_limit_per_address: String,
+
+    /// Requests a second of one user, after a pause thirty times as many at once; 0 is no limit.
+    #[arg(
+        long,
+        env = "RATE_LIMIT_PER_USER",
+        value_name = "REQUESTS",
+        default_value = "2000",
+        help_heading = "Limits"
+    )]
+    pub rate_limit_per_user: String,
+
+    /// Open ListenChanges streams of this replica; 0 is no limit.
+    #[arg(
+        long,
+        env = "MAX_STREAMS",
+        value_name = "STREAMS",
+        default_value = "50000",
+        help_heading = "Limits"
+    )]
+    pub max_streams: String,
+
+    /// Open ListenChanges streams of one user on this replica, of which the oldest gives way; 0 is
+    /// no limit.
+    #[arg(
+        long,
+        env = "MAX_STREAMS_PER_USER",
+        value_name = "STREAMS",
+        default_value = "32",
+        help_heading = "Limits"
+    )]
+    pub max_streams_per_user: String,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "documented on the type")]

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::store::Quotas;
+use crate::{service::rate::Rates, store::Quotas};
 
 mod args;
 mod client;
@@ -198,6 +198,20 @@ pub struct Config {
     pub max_connections: usize,
     /// Open connections from one address.
     pub max_connections_per_address: usize,
+    /// Silence before a connection's first request is complete.
+    pub handshake_timeout: Duration,
+    /// How long a peer may take nothing of what it is sent.
+    pub stall_timeout: Duration,
+    /// Whether public connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// Proxies whose `x-forwarded-for` is believed.
+    pub trusted_proxy_hops: usize,
+    /// How often one caller may call.
+    pub rates: Rates,
+    /// Open streams.
+    pub max_streams: usize,
+    /// Open streams of one user.
+    pub max_streams_per_user: usize,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// Stopping.

@@ -49,6 +49,15 @@ impl Reader {
         })
     }
 
+    /// A duration of which none at all makes no sense.
+    pub(super) fn positive(&mut self, name: &str, value: &str, default: Duration) -> Duration {
+        let duration = self.duration(name, value, default);
+        if duration.is_zero() {
+            self.problems.push(format!("{name}: must be more than 0s"));
+        }
+        duration
+    }
+
     pub(super) fn choice<T: Copy>(
         &mut self,
         name: &str,

@@ -7,7 +7,7 @@ use super::{
     RevocationConfig, RevocationPolicy, Secret, ServeArgs, ShutdownConfig, SqliteConfig, StoreArgs,
     StoreConfig, TelemetryArgs, TelemetryConfig, reader::Reader,
 };
-use crate::store::Quotas;
+use crate::{limits, service::rate::Rates, store::Quotas};
 
 const fn any_address(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), port)
@@ -163,7 +163,7 @@ impl ServeArgs {
             request_timeout: r.duration(
                 "REQUEST_TIMEOUT",
                 &self.request_timeout,
-                crate::limits::UNARY_TIMEOUT,
+                limits::UNARY_TIMEOUT,
             ),
             stream_max_age: r.age(
                 "STREAM_MAX_AGE",
@@ -181,6 +181,32 @@ impl ServeArgs {
             max_connections_per_address: r
                 .size("MAX_CONNECTIONS_PER_ADDRESS", &self.max_connections_per_address, 0)
                 .unwrap_or(usize::MAX),
+            handshake_timeout: r.positive(
+                "HANDSHAKE_TIMEOUT",
+                &self.handshake_timeout,
+                limits::HANDSHAKE_TIMEOUT,
+            ),
+            stall_timeout: r.positive("STALL_TIMEOUT", &self.stall_timeout, limits::STALL_TIMEOUT),
+            proxy_protocol: r.choice(
+                "PROXY_PROTOCOL",
+                &self.proxy_protocol,
+                &[("off", false), ("on", true)],
+                false,
+            ),
+            trusted_proxy_hops: r
+                .count("TRUSTED_PROXY_HOPS", &self.trusted_proxy_hops, 0, (0, 16))
+                .into(),
+            rates: self.read_rates(r),
+            max_streams: r
+                .size("MAX_STREAMS", &self.max_streams, limits::MAX_STREAMS)
+                .unwrap_or(usize::MAX),
+            max_streams_per_user: r
+                .size(
+                    "MAX_STREAMS_PER_USER",
+                    &self.max_streams_per_user,
+                    limits::MAX_STREAMS_PER_USER,
+                )
+                .unwrap_or(usize::MAX),
             telemetry: self.telemetry.read(r),
             shutdown: ShutdownConfig {
                 delay: r.duration("SHUTDOWN_DELAY", &self.shutdown_delay, Duration::from_secs(5)),
@@ -193,6 +219,25 @@ impl ServeArgs {
             },
         };
         reader.finish(config)
+    }
+
+    fn read_rates(&self, reader: &mut Reader) -> Rates {
+        let mut rate = |name, value: &str, default| {
+            let rate = reader.number(name, value, default, (0, limits::MAX_RATE_LIMIT));
+            (rate > 0).then_some(rate)
+        };
+        Rates {
+            per_address: rate(
+                "RATE_LIMIT_PER_ADDRESS",
+                &self.rate_limit_per_address,
+                limits::RATE_LIMIT_PER_ADDRESS,
+            ),
+            per_user: rate(
+                "RATE_LIMIT_PER_USER",
+                &self.rate_limit_per_user,
+                limits::RATE_LIMIT_PER_USER,
+            ),
+        }
     }
 
     fn read_origins(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,14 +10,18 @@ use std::{
 };
 
 use dashmap::{DashMap, mapref::entry::Entry};
+use prometheus::IntCounter;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, ConnectionEnd, ConnectionService, ConnectionSettings, Ended};
-use crate::{limits, tasks::Tasks, telemetry::metrics::Metrics};
+use super::{
+    connection::{self, ConnectionEnd, ConnectionService, ConnectionSettings, Ended},
+    proxy_header,
+};
+use crate::{limits, service::call::subscriber, tasks::Tasks, telemetry::metrics::Metrics};
 
 /// Open connections of all listeners, counted as a whole and by address.
 #[derive(Debug)]
@@ -33,33 +37,13 @@ impl Connections {
         Self { max_total, max_per_address, total: AtomicUsize::new(0), by_address: DashMap::new() }
     }
 
-    /// Takes a place for a connection from `peer`, or says which limit refuses it.
-    fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Place, &'static str> {
+    /// Takes a place for a connection, or says which limit refuses it.
+    fn admit(self: &Arc<Self>) -> Result<Place, &'static str> {
         if self.total.fetch_add(1, Ordering::Relaxed) >= self.max_total {
             self.total.fetch_sub(1, Ordering::Relaxed);
             return Err("total_limit");
         }
-        let network = network(peer);
-        let mut count = self.by_address.entry(network).or_insert(0);
-        if *count >= self.max_per_address {
-            drop(count);
-            self.total.fetch_sub(1, Ordering::Relaxed);
-            return Err("address_limit");
-        }
-        *count += 1;
-        drop(count);
-        Ok(Place { connections: Arc::clone(self), network })
-    }
-}
-
-/// What one subscriber of a network provider has: an IPv4 address, or an IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => IpAddr::V4(v4),
-            None => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        },
+        Ok(Place { connections: Arc::clone(self), subscriber: None })
     }
 }
 
@@ -67,13 +51,29 @@ fn network(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 struct Place {
     connections: Arc<Connections>,
-    network: IpAddr,
+    subscriber: Option<IpAddr>,
+}
+
+impl Place {
+    /// Counts the place for the client's address too, or says which limit refuses it.
+    fn count_for(&mut self, client: IpAddr) -> Result<(), &'static str> {
+        let subscriber = subscriber(client);
+        let mut count = self.connections.by_address.entry(subscriber).or_insert(0);
+        if *count >= self.connections.max_per_address {
+            return Err("address_limit");
+        }
+        *count += 1;
+        drop(count);
+        self.subscriber = Some(subscriber);
+        Ok(())
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.connections.total.fetch_sub(1, Ordering::Relaxed);
-        if let Entry::Occupied(mut entry) = self.connections.by_address.entry(self.network) {
+        let Some(subscriber) = self.subscriber else { return };
+        if let Entry::Occupied(mut entry) = self.connections.by_address.entry(subscriber) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
@@ -106,34 +106,41 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                Ok((socket, peer)) => self.admit(socket, peer, service.clone()),
+                Ok((socket, peer)) => self.admit(socket, peer.ip(), service.clone()),
                 Err(error) => self.pause_after(&error).await,
             }
         }
     }
 
-    fn admit<S: ConnectionService>(&self, socket: TcpStream, peer: SocketAddr, service: S) {
-        let place = match self.connections.admit(peer.ip()) {
+    fn admit<S: ConnectionService>(&self, socket: TcpStream, peer: IpAddr, service: S) {
+        let mut place = match self.connections.admit() {
             Ok(place) => place,
-            Err(reason) => {
-                self.metrics.connections_refused.with_label_values(&[self.name, reason]).inc();
-                return;
-            }
+            Err(reason) => return self.refused(reason).inc(),
         };
+        // Where a header will name the client, the socket's address is the proxy's.
+        if !self.settings.proxy_protocol
+            && let Err(reason) = place.count_for(peer)
+        {
+            return self.refused(reason).inc();
+        }
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
+        let newcomer = Newcomer { socket, peer, place };
         let open = self.metrics.connections.with_label_values(&[self.name]);
-        let failed = self.metrics.connections_refused.with_label_values(&[self.name, "failed"]);
+        let (name, metrics) = (self.name, Arc::clone(&self.metrics));
         let (settings, end) = (self.settings, self.end.clone());
         self.tasks.spawn("connection", async move {
             open.inc();
-            if connection::serve(socket, peer, service, settings, end).await == Ended::Failed {
-                failed.inc();
+            if let Err(reason) = newcomer.serve(service, settings, end).await {
+                metrics.connections_refused.with_label_values(&[name, reason]).inc();
             }
             open.dec();
-            drop(place);
         });
+    }
+
+    fn refused(&self, reason: &str) -> IntCounter {
+        self.metrics.connections_refused.with_label_values(&[self.name, reason])
     }
 
     /// A peer that is gone already is no reason to wait; want of descriptors or memory is.
@@ -146,8 +153,53 @@ impl Listener {
         );
         if !gone {
             tracing::warn!(listener = self.name, %error, "cannot accept connections, pausing");
-            self.metrics.connections_refused.with_label_values(&[self.name, "accept"]).inc();
+            self.refused("accept").inc();
             sleep(limits::ACCEPT_BACKOFF).await;
+        }
+    }
+}
+
+/// A connection that was let in.
+struct Newcomer {
+    socket: TcpStream,
+    peer: IpAddr,
+    place: Place,
+}
+
+impl Newcomer {
+    /// Serves it to its end; the reason if it ended by a limit or a fault.
+    async fn serve<S: ConnectionService>(
+        mut self,
+        service: S,
+        settings: ConnectionSettings,
+        end: ConnectionEnd,
+    ) -> Result<(), &'static str> {
+        if settings.proxy_protocol {
+            let client = tokio::select! {
+                client = self.read_proxy_header(settings) => client?,
+                () = end.hang_up.cancelled() => return Ok(()),
+            };
+            self.place.count_for(client)?;
+            self.peer = client;
+        }
+        match connection::serve(self.socket, self.peer, service, settings, end).await {
+            Ended::Failed => Err("failed"),
+            Ended::Cleanly | Ended::Cut => Ok(()),
+        }
+    }
+
+    /// The address of the client, or of the proxy where it speaks for itself.
+    async fn read_proxy_header(
+        &mut self,
+        settings: ConnectionSettings,
+    ) -> Result<IpAddr, &'static str> {
+        match timeout(settings.guard.handshake, proxy_header::read(&mut self.socket)).await {
+            Ok(Ok(client)) => Ok(client.unwrap_or(self.peer)),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.peer, %error, "connection without a proxy header");
+                Err("proxy_header")
+            }
+            Err(_elapsed) => Err("proxy_header"),
         }
     }
 }
@@ -156,35 +208,32 @@ impl Listener {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+    fn admit(connections: &Arc<Connections>, client: &str) -> Result<Place, &'static str> {
+        let mut place = connections.admit()?;
+        place.count_for(client.parse().expect("an address"))?;
+        Ok(place)
     }
 
     #[test]
     fn connections_are_bounded_as_a_whole_and_by_address() {
         let connections = Arc::new(Connections::new(3, 2));
-        let first = connections.admit(address("127.0.0.1")).expect("free");
-        let _second = connections.admit(address("::ffff:127.0.0.1")).expect("free");
-        assert_eq!(connections.admit(address("127.0.0.1")).err(), Some("address_limit"));
-        let _third = connections.admit(address("127.0.0.2")).expect("free");
-        assert_eq!(connections.admit(address("127.0.0.3")).err(), Some("total_limit"));
+        let first = admit(&connections, "127.0.0.1").expect("free");
+        let _second = admit(&connections, "::ffff:127.0.0.1").expect("free");
+        assert_eq!(admit(&connections, "127.0.0.1").err(), Some("address_limit"));
+        let _third = admit(&connections, "127.0.0.2").expect("free");
+        assert_eq!(admit(&connections, "127.0.0.3").err(), Some("total_limit"));
         drop(first);
-        assert!(connections.admit(address("127.0.0.1")).is_ok());
+        assert!(admit(&connections, "127.0.0.1").is_ok());
     }
 
     #[test]
     fn an_ipv6_subscriber_counts_as_one() {
         let connections = Arc::new(Connections::new(10, 1));
-        let _first = connections.admit(address("2001:db8::1")).expect("free");
-        assert!(connections.admit(address("2001:db8::2")).is_err());
-        assert!(connections.admit(address("2001:db8:0:1::1")).is_ok());
-    }
-
-    #[test]
-    fn an_address_without_connections_is_forgotten() {
-        let connections = Arc::new(Connections::new(10, 1));
-        drop(connections.admit(address("127.0.0.1")));
-        assert!(connections.by_address.is_empty());
+        let first = admit(&connections, "2001:db8::1").expect("free");
+        assert_eq!(admit(&connections, "2001:db8::2:1").err(), Some("address_limit"));
+        assert!(admit(&connections, "2001:db8:0:1::1").is_ok());
+        drop(first);
+        assert!(connections.by_address.is_empty(), "nothing is kept of who is gone");
         assert_eq!(connections.total.load(Ordering::Relaxed), 0);
     }
 }

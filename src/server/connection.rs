@@ -1,12 +1,12 @@
 //! Serves one connection from its first byte to its end.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
+use std::{convert::Infallible, net::IpAddr, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -15,7 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{BoxError, Service, ServiceExt as _};
 
-use super::guard::{GuardLimits, GuardedIo};
+use super::{
+    client_address::client_address,
+    guard::{GuardLimits, GuardedIo},
+    stall::{DeliveredBody, StallExecutor},
+};
 use crate::{
     limits,
     service::call::{Hangup, PeerAddress},
@@ -38,6 +42,10 @@ pub(super) struct ConnectionSettings {
     /// After this age (±20 %) a connection takes no further calls; `None` is no limit.
     pub(super) max_age: Option<Duration>,
     pub(super) guard: GuardLimits,
+    /// Whether every connection begins with a header of the PROXY protocol.
+    pub(super) proxy_protocol: bool,
+    /// Proxies whose `x-forwarded-for` is believed.
+    pub(super) trusted_hops: usize,
 }
 
 /// When the connections of a server end.
@@ -86,23 +94,25 @@ pub(super) enum Ended {
     Failed,
 }
 
-/// Serves `socket` with `service` until it ends.
+/// Serves `socket`, whose client is `peer`, with `service` until it ends.
 pub(super) async fn serve<S: ConnectionService>(
     socket: TcpStream,
-    peer: SocketAddr,
+    peer: IpAddr,
     service: S,
     settings: ConnectionSettings,
     end: ConnectionEnd,
 ) -> Ended {
     let hang_up = end.hang_up.child_token();
     let hangup = Hangup(hang_up.clone());
-    let address = PeerAddress(peer.ip());
-    let service = service.map_request(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(address);
-        request.extensions_mut().insert(hangup.clone());
-        request
-    });
+    let service = service
+        .map_request(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            let client = client_address(peer, request.headers(), settings.trusted_hops);
+            request.extensions_mut().insert(PeerAddress(client));
+            request.extensions_mut().insert(hangup.clone());
+            request
+        })
+        .map_response(|response| response.map(DeliveredBody::new));
 
     let io = TokioIo::new(GuardedIo::new(socket, settings.guard));
     let builder = builder(settings);
@@ -140,8 +150,8 @@ async fn age(max_age: Option<Duration>) {
     }
 }
 
-fn builder(settings: ConnectionSettings) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(settings: ConnectionSettings) -> auto::Builder<StallExecutor> {
+    let mut builder = auto::Builder::new(StallExecutor::new(settings.guard.stall));
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -23,8 +23,8 @@ const PREFACE_BYTES: usize = 24;
 pub(super) struct GuardLimits {
     /// From the accepted connection to the last byte of its preface.
     pub(super) handshake: Duration,
-    /// A write that makes no progress.
-    pub(super) write_stall: Duration,
+    /// A write that makes no progress, or a stream.
+    pub(super) stall: Duration,
 }
 
 /// A socket under [`GuardLimits`]. Past them every operation fails with `TimedOut`.
@@ -59,7 +59,7 @@ impl<S> GuardedIo<S> {
             self.stalled = None;
             return result;
         }
-        let limit = self.limits.write_stall;
+        let limit = self.limits.stall;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(timed_out("the peer does not read"))),
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     const LIMITS: GuardLimits =
-        GuardLimits { handshake: Duration::from_secs(10), write_stall: Duration::from_secs(20) };
+        GuardLimits { handshake: Duration::from_secs(10), stall: Duration::from_secs(20) };
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_never_speaks_is_cut() {

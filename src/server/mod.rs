@@ -14,7 +14,10 @@ use crate::{
     config::Config,
     limits,
     notify::{ChangeFeed, Hub, ListenState},
-    service::{ServiceParts, StreamLife, SyncService, nudge::Nudger},
+    service::{
+        ServiceParts, StreamLife, SyncService, nudge::Nudger, places::StreamPlaces,
+        rate::RateLimits,
+    },
     store::{Instrumented, Store, deferred::DeferredStore},
     tasks::Tasks,
     telemetry::{LogControl, metrics::Metrics},
@@ -23,6 +26,7 @@ use crate::{
 mod accept;
 pub mod admin;
 mod admin_view;
+mod client_address;
 mod connection;
 mod drain;
 mod ending;
@@ -32,6 +36,8 @@ mod guard;
 mod health;
 pub mod layers;
 mod opening;
+mod proxy_header;
+mod stall;
 mod web;
 
 use accept::{Connections, Listener};
@@ -187,6 +193,11 @@ impl Replica {
             metrics: Arc::clone(&self.metrics),
             nudger,
             streams: self.streams.clone(),
+            places: Arc::new(StreamPlaces::new(
+                self.config.max_streams,
+                self.config.max_streams_per_user,
+            )),
+            rates: RateLimits::new(self.config.rates),
             request_timeout: self.config.request_timeout,
         });
         let hang_up = &self.connection_end.hang_up;
@@ -215,9 +226,11 @@ impl Replica {
                 max_concurrent_streams: self.config.max_concurrent_streams,
                 max_age: self.config.connection_max_age,
                 guard: GuardLimits {
-                    handshake: limits::HANDSHAKE_TIMEOUT,
-                    write_stall: limits::WRITE_STALL_TIMEOUT,
+                    handshake: self.config.handshake_timeout,
+                    stall: self.config.stall_timeout,
                 },
+                proxy_protocol: self.config.proxy_protocol,
+                trusted_hops: self.config.trusted_proxy_hops,
             },
             connections: Arc::clone(&self.connections),
             stop: self.stop_accepting.clone(),
@@ -230,12 +243,19 @@ impl Replica {
     /// Serves to the very end: a drain wants to be watched.
     fn admin_listener(&self, socket: TcpListener) -> Listener {
         let stop = self.background.stop_signal();
+        let public = self.listener("admin", socket, Protocol::Any);
         Listener {
+            // Whoever may reach this port reaches it directly.
+            settings: ConnectionSettings {
+                proxy_protocol: false,
+                trusted_hops: 0,
+                ..public.settings
+            },
             connections: Arc::new(Connections::new(limits::MAX_ADMIN_CONNECTIONS, usize::MAX)),
             stop: stop.clone(),
             end: ConnectionEnd { hang_up: stop.clone(), cut: stop },
             tasks: self.background.clone(),
-            ..self.listener("admin", socket, Protocol::Any)
+            ..public
         }
     }
 

@@ -63,15 +63,13 @@ impl Replica {
         let clock = Arc::clone(&self.clock);
         self.prepare_schema(async || {
             let (config, clock) = (config.clone(), Arc::clone(&clock));
-            match self.config.migrate {
-                MigrateMode::Auto => {
-                    let migrate = move || sqlite::migrate(&config, clock.as_ref());
-                    blocking(migrate).await.map(Preparation::Done)
-                }
-                MigrateMode::Wait | MigrateMode::Off => {
-                    blocking(move || sqlite::schema_state(&config)).await.map(Preparation::Found)
-                }
-            }
+            let migrates = self.config.migrate == MigrateMode::Auto;
+            blocking(move || {
+                let adopted =
+                    if migrates { sqlite::migrate(&config, clock.as_ref())? } else { None };
+                Ok(Prepared { state: sqlite::schema_state(&config)?, adopted })
+            })
+            .await
         })
         .await?;
         let store = blocking(move || SqliteStore::open(&config, context)).await?;
@@ -95,10 +93,11 @@ impl Replica {
     ) -> anyhow::Result<Arc<dyn Store>> {
         self.prepare_schema(async || match self.config.migrate {
             MigrateMode::Auto => {
-                postgres::migrate(config, false).await.map(|(_, report)| Preparation::Done(report))
+                let (state, adopted) = postgres::migrate(config, false).await?;
+                Ok(Prepared { state, adopted })
             }
             MigrateMode::Wait | MigrateMode::Off => {
-                postgres::schema_state(config).await.map(Preparation::Found)
+                Ok(Prepared { state: postgres::schema_state(config).await?, adopted: None })
             }
         })
         .await?;
@@ -117,19 +116,22 @@ impl Replica {
     /// Tries again and again until the schema serves this program.
     async fn prepare_schema(
         &self,
-        attempt: impl AsyncFn() -> Result<Preparation, MigrateError>,
+        attempt: impl AsyncFn() -> Result<Prepared, MigrateError>,
     ) -> anyhow::Result<()> {
         let mut pause = limits::STORE_OPEN_FIRST_PAUSE;
         loop {
             match attempt().await {
-                Ok(Preparation::Done(report)) => {
-                    if let Some(report) = report {
+                Ok(Prepared { state, adopted }) => {
+                    if let Some(report) = adopted {
                         tracing::info!(%report, "took over the data of the Go server");
                     }
-                    return Ok(());
+                    self.metrics.schema_version.set(state.applied.into());
+                    self.metrics.schema_latest_version.set(state.latest.into());
+                    if state.is_ready() {
+                        return Ok(());
+                    }
+                    self.check_wait(&state)?;
                 }
-                Ok(Preparation::Found(state)) if state.is_ready() => return Ok(()),
-                Ok(Preparation::Found(state)) => self.check_wait(&state)?,
                 Err(error @ (MigrateError::Unavailable(_) | MigrateError::Locked(_))) => {
                     tracing::warn!(%error, "cannot prepare the database yet, trying again");
                 }
@@ -154,11 +156,10 @@ impl Replica {
 }
 
 /// What one attempt at a ready schema came to.
-enum Preparation {
-    /// Everything missing was applied.
-    Done(Option<AdoptionReport>),
-    /// Looked only.
-    Found(SchemaState),
+struct Prepared {
+    state: SchemaState,
+    /// What was taken over from the Go server, if this attempt did.
+    adopted: Option<AdoptionReport>,
 }
 
 fn jittered(pause: Duration) -> Duration {

@@ -1,6 +1,9 @@
 //! What a call brings beside its message.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -11,9 +14,22 @@ use tonic::Request;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallDeadline(pub Instant);
 
-/// Who is at the other end of the connection; put into the request's extensions by the listener.
+/// Who sent the request: the other end of the connection, or whom trusted proxies name. Put into
+/// the request's extensions by the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerAddress(pub IpAddr);
+
+/// What one subscriber of a network provider has: an IPv4 address, or an IPv6 /64.
+#[must_use]
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        },
+    }
+}
 
 /// Asks the connection of a call to take no further calls; put into the request's extensions by
 /// the listener.

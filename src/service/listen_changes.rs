@@ -14,6 +14,8 @@ use tonic::Status;
 use super::{
     ServiceError, StreamEnd, SyncService,
     call::{Call, Hangup},
+    delivery,
+    places::Place,
     validate,
 };
 use crate::{
@@ -78,7 +80,7 @@ impl StreamLife {
 /// Counts one open stream for as long as it lives.
 struct OpenStream {
     metrics: Arc<Metrics>,
-    /// Set before the stream ends by the server's will; a client that hangs up leaves it.
+    /// Set before the stream ends by itself; a client that hangs up or stalls leaves it.
     ended: &'static str,
 }
 
@@ -91,14 +93,16 @@ impl OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
+        let ended = if delivery::has_stalled() { StreamEnd::Stalled.as_str() } else { self.ended };
         self.metrics.active_streams.dec();
-        self.metrics.streams_ended.with_label_values(&[self.ended]).inc();
+        self.metrics.streams_ended.with_label_values(&[ended]).inc();
     }
 }
 
 /// One stream between two notifications.
 struct Listener {
     subscription: Subscription,
+    place: Place,
     auth: Arc<Authenticator>,
     api_key: Option<ApiKey>,
     hangup: Option<Hangup>,
@@ -143,12 +147,15 @@ impl SyncService {
         // In this order nothing falls between: whatever commits after the head was read is
         // announced to a subscription that is already registered.
         let mut subscription = parts.hub.subscribe(caller.user);
-        let open = OpenStream::new(&parts.metrics);
         let heads = parts.store.heads(&[caller.user], call.deadline).await?;
+        // Last: a call that fails must not end another stream.
+        let place = parts.places.take(caller.user).ok_or(ServiceError::TooManyStreams)?;
+        let open = OpenStream::new(&parts.metrics);
         subscription.start_at(heads.first().copied().unwrap_or_default());
 
         let listener = Listener {
             subscription,
+            place,
             auth: Arc::clone(&parts.auth),
             api_key: caller.api_key,
             hangup: call.hangup.clone(),
@@ -183,7 +190,8 @@ impl Listener {
     }
 
     async fn wait(&mut self) -> Result<Hint, ServiceError> {
-        let Self { subscription, auth, api_key, life, age_limit, drain_turn, open, .. } = self;
+        let Self { subscription, place, auth, api_key, life, age_limit, drain_turn, open, .. } =
+            self;
         let aged = async {
             match age_limit {
                 Some(limit) => tokio::time::sleep_until(*limit).await,
@@ -193,6 +201,9 @@ impl Listener {
         let (ended, error) = tokio::select! {
             biased;
             error = auth.until_invalid(api_key.as_ref()) => ("api_key", ServiceError::Unauthenticated(error)),
+            () = place.displaced() => {
+                (StreamEnd::Displaced.as_str(), ServiceError::StreamEnded(StreamEnd::Displaced))
+            }
             hint = subscription.next() => return Ok(hint),
             () = aged => (StreamEnd::MaxAge.as_str(), ServiceError::StreamEnded(StreamEnd::MaxAge)),
             () = life.drained(*drain_turn) => {

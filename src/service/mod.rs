@@ -1,7 +1,7 @@
 //! What is asked: one file an RPC, over traits only.
 //!
-//! A request passes, from cheap to dear: its limits ([`validate`]), the API key, the curve, the
-//! store. Nothing in here knows an engine, and nothing but [`error`] makes a status.
+//! A request passes, from cheap to dear: its limits ([`validate`]), the rate of its address, the
+//! API key, the curve, the rate of its user, the store. Nothing in here knows an engine, and nothing but [`error`] makes a status.
 
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
@@ -18,11 +18,14 @@ use crate::{
 };
 
 pub mod call;
+pub mod delivery;
 pub mod error;
 mod get_lock;
 mod list_changes;
 mod listen_changes;
 pub mod nudge;
+pub mod places;
+pub mod rate;
 mod set_lock;
 mod set_record;
 mod validate;
@@ -32,6 +35,8 @@ pub use listen_changes::StreamLife;
 
 use call::Call;
 use nudge::Nudger;
+use places::StreamPlaces;
+use rate::RateLimits;
 
 /// Everything the service works with.
 #[derive(Debug)]
@@ -52,6 +57,10 @@ pub struct ServiceParts {
     pub nudger: Nudger,
     /// How streams end.
     pub streams: StreamLife,
+    /// How many streams may be open.
+    pub places: Arc<StreamPlaces>,
+    /// How often callers may call.
+    pub rates: RateLimits,
     /// Longest unary call whose caller set no deadline.
     pub request_timeout: Duration,
 }
@@ -85,17 +94,20 @@ impl SyncService {
         self.0.clock.now_seconds()
     }
 
-    /// Finds out who calls. Comes after every check that is cheaper.
+    /// Finds out who calls, and counts the call. Comes after every check that is cheaper.
     fn authenticate<R: SignedRequest>(
         &self,
         call: &Call,
         request: &R,
     ) -> Result<Caller, ServiceError> {
-        let api_key = self.0.auth.check_api_key(call.authorization.as_deref())?;
+        let ServiceParts { auth, rates, metrics, .. } = self.0.as_ref();
+        rates.admit_address(call.peer, metrics)?;
+        let api_key = auth.check_api_key(call.authorization.as_deref())?;
         if let Some(key) = &api_key {
             tracing::Span::current().record("api_key", tracing::field::display(key.hash));
         }
-        let (user, digest) = self.0.auth.recover_user(request)?;
+        let (user, digest) = auth.recover_user(request)?;
+        rates.admit_user(user, metrics)?;
         Ok(Caller { user, digest, api_key })
     }
 }

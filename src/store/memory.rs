@@ -16,7 +16,9 @@ use uuid::Uuid;
 use super::{
     LockAction, LockOutcome, LockRequest, Page, PageLimit, Quota, RecordWrite, RequestDigest,
     Store, StoreContext, StoreError, StoreStatus, StoredRecord, UserId, WriteOutcome,
-    transfer::{Totals, Transfer, TransferLock, TransferRecord, UserSummary},
+    transfer::{
+        Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+    },
 };
 use crate::{limits::RECORD_OVERHEAD_BYTES, notify::Change};
 
@@ -309,6 +311,21 @@ impl Transfer for MemoryStore {
             bytes: user.bytes(),
         };
         Ok(later.take(limit).map(summary).collect())
+    }
+
+    async fn counters(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserCounters>, StoreError> {
+        let state = self.open()?;
+        let later = state.users.iter().filter(|(id, _)| Some(**id) > after);
+        let counters = |(id, user): (&UserId, &User)| {
+            // Nothing is kept beside the records themselves.
+            let real = Holdings { records: user.records.len() as u64, bytes: user.bytes() };
+            UserCounters { user: *id, kept: real, real }
+        };
+        Ok(later.take(limit).map(counters).collect())
     }
 
     async fn records(

@@ -35,6 +35,26 @@ pub struct UserSummary {
     pub bytes: u64,
 }
 
+/// How much of what quotas count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Holdings {
+    /// Number of records.
+    pub records: u64,
+    /// Bytes of record data.
+    pub bytes: u64,
+}
+
+/// What the quotas believe that a user holds, and what the user does hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserCounters {
+    /// Who.
+    pub user: UserId,
+    /// The counters that quotas are checked against.
+    pub kept: Holdings,
+    /// Counted anew, from the same snapshot.
+    pub real: Holdings,
+}
+
 /// A record with everything a store keeps of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferRecord {
@@ -88,6 +108,17 @@ pub trait Transfer: Send + Sync {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<UserSummary>, StoreError>;
+
+    /// The quota counters of the next users in ascending id after `after`, at most `limit`, and
+    /// what they should be. True under concurrent writes too.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    async fn counters(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserCounters>, StoreError>;
 
     /// The user's records above `after_revision`, ascending, cut at the page limits of the wire.
     /// Empty at the end.

@@ -100,6 +100,8 @@ pub struct Metrics {
     pub pool_wait_seconds: Histogram,
     /// `data_sync_schema_version`
     pub schema_version: IntGauge,
+    /// `data_sync_schema_latest_version`
+    pub schema_latest_version: IntGauge,
 
     /// `data_sync_auth_failures_total{reason}`
     pub auth_failures: IntCounterVec,
@@ -121,7 +123,8 @@ pub struct Metrics {
 /// Values of `listener`.
 const LISTENERS: &[&str] = &["grpc", "web", "admin"];
 /// Why a connection is refused, or ended by a fault.
-const CONNECTION_REFUSALS: &[&str] = &["total_limit", "address_limit", "failed", "accept"];
+const CONNECTION_REFUSALS: &[&str] =
+    &["total_limit", "address_limit", "proxy_header", "failed", "accept"];
 /// Why a ListenChanges stream ends.
 const STREAM_ENDS: &[&str] =
     &["client_gone", "max_age", "draining", "api_key", "stalled", "displaced"];
@@ -206,6 +209,7 @@ impl Metrics {
             pool_connections: r.gauges("data_sync_pool_connections", "Pooled database connections.", &["state"]),
             pool_wait_seconds: r.histogram("data_sync_pool_wait_seconds", "Time waited for a pooled connection, in seconds.", LATENCY_BUCKETS),
             schema_version: r.gauge("data_sync_schema_version", "Newest migration applied to the database."),
+            schema_latest_version: r.gauge("data_sync_schema_latest_version", "Newest migration that this program knows."),
 
             auth_failures: r.counters("data_sync_auth_failures_total", "Requests refused as unauthenticated.", &["reason"]),
             revocation_list_entries: r.gauge("data_sync_revocation_list_entries", "Serial numbers on the revocation list."),

@@ -14,13 +14,14 @@ use uuid::Uuid;
 
 use super::{Exit, block_on, output};
 use crate::{
-    client::{AcquireLock, Client, Error, Lock, Options, Record, SetRecord},
+    client::{AcquireLock, Client, Error, Lock, Options, Record, SetRecord, Signer},
     config::{ClientArgs, ClientConfig, KeySource},
     limits::MAX_RECORD_DATA_BYTES,
 };
 
 mod key;
 mod render;
+mod selftest;
 mod watch;
 
 use render::Style;
@@ -34,6 +35,7 @@ Examples:
   data-sync client list --since 5 --json          what changed after revision 5
   data-sync client watch                          changes as they happen, until Ctrl-C
   data-sync client lock sweep --ttl 1m            take a lock
+  data-sync client selftest                       try everything with a new user
   DATA_SYNC_URL=https://sync.example.org data-sync client list
 
 Exit status:
@@ -73,6 +75,8 @@ enum Action {
     Unlock(UnlockArgs),
     /// Tell whether any instance holds a lock.
     Locked(LockedArgs),
+    /// Play two devices of a new user: write, notification, list, conflict, lock.
+    Selftest,
 }
 
 #[derive(Debug, Args)]
@@ -149,10 +153,13 @@ pub(super) fn run(command: &ClientCommand) -> anyhow::Result<Exit> {
         return keygen(&config, command.json);
     }
     let style = Style { json: command.json, full: false };
+    if let Action::Selftest = command.action {
+        return block_on(selftest::run(&config, command.json)).map_err(explain);
+    }
     block_on(async {
-        let client = connect(&config).await?;
+        let client = connect_as(&config, key::read(&config.key)?).await?;
         let outcome = match &command.action {
-            Action::Keygen => Ok(Exit::SUCCESS),
+            Action::Keygen | Action::Selftest => Ok(Exit::SUCCESS),
             Action::Set(args) => set(&client, args, style).await,
             Action::List(args) => list(&client, args, style).await,
             Action::Watch(args) => watch::run(&client, args, style).await,
@@ -194,8 +201,7 @@ fn keygen(config: &ClientConfig, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::SUCCESS)
 }
 
-async fn connect(config: &ClientConfig) -> anyhow::Result<Client> {
-    let signer = key::read(&config.key)?;
+async fn connect_as(config: &ClientConfig, signer: Signer) -> anyhow::Result<Client> {
     let ca_pem = config
         .ca_file
         .as_ref()

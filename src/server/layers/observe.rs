@@ -1,7 +1,7 @@
 //! Counts, times, traces and logs every call, from its request to the last byte of its reply.
 //!
 //! A call ends when its status is known: from the reply's headers, from the trailers after its
-//! body, or because the caller went away before either. A call has a span only while somebody
+//! body, or because the caller went away or stopped reading before either. A call has a span only while somebody
 //! collects traces or reads logs at DEBUG.
 
 use std::{
@@ -23,11 +23,14 @@ use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::request_id::RequestId;
-use crate::telemetry::{
-    logging::CALL_TARGET,
-    metrics::Metrics,
-    rpc::{Rpc, code_name},
-    tracing::continue_trace,
+use crate::{
+    service::delivery,
+    telemetry::{
+        logging::CALL_TARGET,
+        metrics::Metrics,
+        rpc::{Rpc, code_name},
+        tracing::continue_trace,
+    },
 };
 
 /// Header and trailer that hold the status.
@@ -110,7 +113,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Code::Cancelled);
+            let stalled = delivery::has_stalled();
+            self.end(if stalled { Code::ResourceExhausted } else { Code::Cancelled });
         }
     }
 }

@@ -333,6 +333,7 @@ macro_rules! store_conformance_tests {
             a_move_keeps_everything
             putting_twice_is_as_once
             put_records_keep_the_counters_true
+            counters_equal_a_recount
             a_raised_head_is_kept_and_counted_on
             a_raised_fencing_token_is_a_floor
             expired_locks_do_not_move

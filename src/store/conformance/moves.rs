@@ -3,7 +3,9 @@
 use super::{Fixture, Quotas, instance, new_write, soon, user};
 use crate::store::{
     PageLimit, Quota, RecordWrite, UserId, WriteOutcome,
-    transfer::{Totals, Transfer, TransferLock, TransferRecord, UserSummary},
+    transfer::{
+        Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+    },
 };
 
 const LONG_MS: u64 = 300_000;
@@ -142,6 +144,28 @@ pub async fn put_records_keep_the_counters_true(start: impl AsyncFn(Quotas) -> F
     assert_eq!(f.put(user(1), "c", 0, &[1; 20]).await, 6);
     let too_many = f.set(new_write(user(1), "d", 0, b"")).await;
     assert_eq!(too_many, WriteOutcome::OverQuota(Quota::Records));
+}
+
+/// Writes, conflicts, repeats and puts leave counters that equal a recount.
+pub async fn counters_equal_a_recount(start: impl AsyncFn(Quotas) -> Fixture) {
+    let f = start(Quotas::default()).await;
+    let current = fill(&f).await;
+    assert_eq!(f.set(current).await, WriteOutcome::Repeated { revision: 4 });
+    assert_eq!(f.set(new_write(user(1), "current", 1, b"xyz")).await, WriteOutcome::Conflict);
+    let mut counters: Vec<UserCounters> = Vec::new();
+    loop {
+        let page = f.transfer.counters(counters.last().map(|c| c.user), 2).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 2);
+        counters.extend(page);
+    }
+    let expected = [(1, 3, 9), (2, 1_100, 2_200), (3, 0, 0)].map(|(number, records, bytes)| {
+        let held = Holdings { records, bytes };
+        UserCounters { user: user(number), kept: held, real: held }
+    });
+    assert_eq!(counters, expected);
 }
 
 /// A head above every record is kept and never lowered.

@@ -16,7 +16,9 @@ use crate::{
     limits::{MAX_PAGE_BYTES, MAX_PAGE_RECORDS, RECORD_OVERHEAD_BYTES, TRANSFER_STATEMENT_TIMEOUT},
     store::{
         RequestDigest, StoreError, UserId,
-        transfer::{Totals, Transfer, TransferLock, TransferRecord, UserSummary},
+        transfer::{
+            Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+        },
     },
 };
 
@@ -32,6 +34,13 @@ const USERS: &str = "SELECT u.user_id, u.revision, r.records, r.bytes
         FROM data_sync.records WHERE user_id = u.user_id
     ) r
     WHERE u.revision > 0 AND u.user_id > $1 ORDER BY u.user_id LIMIT $2";
+
+const COUNTERS: &str = "SELECT u.user_id, u.records, u.bytes, r.records, r.bytes
+    FROM data_sync.users u CROSS JOIN LATERAL (
+        SELECT count(*) AS records, coalesce(sum(octet_length(data)), 0)::int8 AS bytes
+        FROM data_sync.records WHERE user_id = u.user_id
+    ) r
+    WHERE u.user_id > $1 ORDER BY u.user_id LIMIT $2";
 
 const RECORDS: &str = "SELECT id, revision, schema_version, data, request_digest FROM (
         SELECT *, row_number() OVER w AS place,
@@ -143,6 +152,24 @@ impl Transfer for PostgresStore {
             })
         };
         rows.iter().map(summary).collect()
+    }
+
+    async fn counters(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserCounters>, StoreError> {
+        let after = after.as_ref().map_or(&[][..], |user| user.as_bytes());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.fetch(COUNTERS, &[(&after, Type::BYTEA), (&limit, Type::INT8)]).await?;
+        let counters = |row: &Row| {
+            Ok(UserCounters {
+                user: user(row)?,
+                kept: Holdings { records: number(row, 1)?, bytes: number(row, 2)? },
+                real: Holdings { records: number(row, 3)?, bytes: number(row, 4)? },
+            })
+        };
+        rows.iter().map(counters).collect()
     }
 
     async fn records(

@@ -13,7 +13,9 @@ use crate::{
     limits::TRANSFER_READ_TIMEOUT,
     store::{
         PageLimit, StoreError, UserId,
-        transfer::{Totals, Transfer, TransferLock, TransferRecord, UserSummary},
+        transfer::{
+            Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+        },
     },
 };
 
@@ -40,6 +42,14 @@ impl Transfer for SqliteStore {
         limit: usize,
     ) -> Result<Vec<UserSummary>, StoreError> {
         self.transfer_read(move |connection| users(connection, after, limit)).await
+    }
+
+    async fn counters(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserCounters>, StoreError> {
+        self.transfer_read(move |connection| counters(connection, after, limit)).await
     }
 
     async fn records(
@@ -140,6 +150,31 @@ fn users(
             head: row.get(1)?,
             records: row.get(2)?,
             bytes: row.get(3)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn counters(
+    connection: &Connection,
+    after: Option<UserId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<UserCounters>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT u.user_id, u.record_count, u.byte_count,
+             count(r.id), coalesce(sum(length(r.data)), 0)
+         FROM (SELECT * FROM data_sync_users
+               WHERE user_id > :after ORDER BY user_id LIMIT :limit) AS u
+         LEFT JOIN data_sync_records AS r ON r.user_id = u.user_id
+         GROUP BY u.user_id ORDER BY u.user_id",
+    )?;
+    let after = after.as_ref().map_or(&[][..], |user| &user.as_bytes()[..]);
+    let parameters = named_params! { ":after": after, ":limit": limit };
+    let rows = statement.query_map(parameters, |row| {
+        Ok(UserCounters {
+            user: UserId::new(row.get(0)?),
+            kept: Holdings { records: row.get(1)?, bytes: row.get(2)? },
+            real: Holdings { records: row.get(3)?, bytes: row.get(4)? },
         })
     })?;
     rows.collect()

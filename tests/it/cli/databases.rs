@@ -16,7 +16,7 @@ use data_sync::{
 use uuid::Uuid;
 
 use super::{Said, data_sync, run};
-use crate::support::postgres::Cluster;
+use crate::support::postgres::{Cluster, migrated_database};
 
 /// Users in [`fill`]; more than one write of an import.
 const USERS: u8 = 5;
@@ -136,6 +136,47 @@ async fn migrate_and_check_tell_where_postgres_stands() {
     let check = run(&["check", "--database-url", &url]);
     assert_eq!(check.exit, Some(0), "{check:?}");
     assert!(check.out.contains("differ by") && !check.out.contains("FAIL"), "{check:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_recounts_what_quotas_count_in_sqlite() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fill(directory.path()).await;
+    let path = directory.path().to_str().expect("a UTF-8 path");
+    let check = || run(&["check", "--recount", "--sqlite-dir-path", path]);
+    let right = check();
+    assert_eq!(right.exit, Some(0), "{right:?}");
+    assert!(right.out.contains("right for all 5 users"), "{right:?}");
+    let file = rusqlite::Connection::open(directory.path().join("db.sqlite")).expect("opens");
+    let sql = "UPDATE data_sync_users SET record_count = 21, byte_count = 7
+               WHERE user_id = zeroblob(33)";
+    assert_eq!(file.execute(sql, []).expect("runs"), 1);
+    drop(file);
+    says_which_user_is_wrong(&check());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_recounts_what_quotas_count_in_postgres() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fill(directory.path()).await;
+    let database = migrated_database().await;
+    let url = database.url();
+    let moved = import(&format!("sqlite:{}", directory.path().display()), &url);
+    assert_eq!(moved.exit, Some(0), "{moved:?}");
+    let check = || run(&["check", "--recount", "--database-url", &url]);
+    let right = check();
+    assert_eq!(right.exit, Some(0), "{right:?}");
+    assert!(right.out.contains("right for all 5 users"), "{right:?}");
+    let sql = "UPDATE data_sync.users SET records = 21, bytes = 7
+               WHERE user_id = decode(repeat('00', 33), 'hex')";
+    assert_eq!(database.connect().await.execute(sql, &[]).await.expect("runs"), 1);
+    says_which_user_is_wrong(&check());
+}
+
+fn says_which_user_is_wrong(said: &Said) {
+    assert_eq!(said.exit, Some(1), "{said:?}");
+    let wrong = "wrong for 1 of 5 users: 00000000… is counted with 21 records of 7 bytes and holds 20 of 2000";
+    assert!(said.out.contains(wrong), "{said:?}");
 }
 
 #[test]

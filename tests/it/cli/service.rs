@@ -179,3 +179,13 @@ fn probe_asks_for_each_service() {
     let said = run(&["probe", "--address", &address, "--service", "nonsense"]);
     assert_eq!(said.exit, Some(1), "{said:?}");
 }
+
+#[test]
+fn the_selftest_needs_no_key_and_reports_every_step() {
+    let fixture = Fixture::new();
+    let said = fixture.client(&["selftest", "--key-file", "/nowhere"]);
+    assert_eq!(said.exit, Some(0), "{said:?}");
+    let steps: Vec<&str> =
+        said.out.lines().filter_map(|line| line.strip_prefix("ok    ")).collect();
+    assert_eq!(steps, ["listen", "write", "notify", "list", "conflict", "lock"]);
+}

@@ -72,7 +72,7 @@ impl Site {
     }
 
     async fn metric(&self, series: &str) -> f64 {
-        metric(self.replicas.servers[1].admin, series).await
+        metric(&self.replicas.servers[1], series).await
     }
 }
 
@@ -200,6 +200,6 @@ async fn a_replica_that_stops_announces_to_the_last_and_in_time() {
     assert_eq!(replicas.servers[0].wait_for_exit(Duration::from_secs(10)).code(), Some(0));
     let log = replicas.servers[0].log();
     assert!(!log.contains("did not end in time"), "{log}");
-    let reconciled = metric(replicas.servers[1].admin, "data_sync_reconciled_users_total").await;
+    let reconciled = metric(&replicas.servers[1], "data_sync_reconciled_users_total").await;
     assert_eq!(reconciled, 0.0);
 }

@@ -66,14 +66,14 @@ impl Replicas {
 /// Waits until a replica hears the others at once, or knows that it does not.
 async fn hears(server: &Server, hears: bool) {
     until(&format!("{CONNECTED} is {hears}"), async || {
-        (metric(server.admin, CONNECTED).await > 0.0) == hears
+        (metric(server, CONNECTED).await > 0.0) == hears
     })
     .await;
 }
 
 /// What `/readyz?verbose` says about hearing others. It never makes a replica unready.
 async fn listen_check(server: &Server) -> String {
-    let (status, text) = get(server.admin, "/readyz?verbose").await;
+    let (status, text) = get(server, "/readyz?verbose").await;
     assert_eq!(status, 200, "{text}");
     let line = text.lines().find(|line| line.contains(" listen "));
     line.unwrap_or_else(|| panic!("no such check in\n{text}")).to_owned()

@@ -39,12 +39,12 @@ async fn a_write_is_told_on_every_replica_with_its_writer() {
     let longest = latencies.last().expect("some");
     eprintln!("all were told after the reply: median {median:?}, longest {longest:?}");
     let published: f64 =
-        metric(replicas.servers[0].admin, "data_sync_notifications_published_total").await;
+        metric(&replicas.servers[0], "data_sync_notifications_published_total").await;
     assert_eq!(published, (ROUNDS / 3) as f64);
     for server in &replicas.servers {
-        let observed = metric(server.admin, "data_sync_notification_delay_seconds_count").await;
+        let observed = metric(server, "data_sync_notification_delay_seconds_count").await;
         assert_eq!(observed, ROUNDS as f64);
-        let seconds = metric(server.admin, "data_sync_notification_delay_seconds_sum").await;
+        let seconds = metric(server, "data_sync_notification_delay_seconds_sum").await;
         assert!(seconds < ROUNDS as f64 * ANNOUNCED_BOUND.as_secs_f64(), "{seconds}");
     }
 }
@@ -115,10 +115,10 @@ async fn comparing_heads_wakes_no_device_because_of_its_own_writes() {
         assert_eq!(told.client_id, Some(device.instance.to_string()), "at revision {revision}");
         sleep(Duration::from_millis(5)).await;
     }
-    let admin = replicas.servers[0].admin;
-    let compared = metric(admin, r#"data_sync_resyncs_total{reason="periodic"}"#).await;
+    let server = &replicas.servers[0];
+    let compared = metric(server, r#"data_sync_resyncs_total{reason="periodic"}"#).await;
     assert!(compared >= 2.0, "{compared} comparisons among {writes} writes");
-    assert_eq!(metric(admin, "data_sync_reconciled_users_total").await, 0.0);
+    assert_eq!(metric(server, "data_sync_reconciled_users_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

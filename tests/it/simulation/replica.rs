@@ -16,7 +16,12 @@ use data_sync::{
     clock::Clock,
     notify::{Change, ChangeFeed, Hub},
     proto::{ListenChangesRequest, Notification, syncer_server::Syncer as _},
-    service::{ServiceParts, StreamLife, SyncService, nudge::Nudger},
+    service::{
+        ServiceParts, StreamLife, SyncService,
+        nudge::Nudger,
+        places::StreamPlaces,
+        rate::{RateLimits, Rates},
+    },
     store::{Store, UserId},
     telemetry::metrics::Metrics,
 };
@@ -216,6 +221,8 @@ impl Replica {
             metrics,
             nudger,
             streams: streams.clone(),
+            places: Arc::new(StreamPlaces::new(usize::MAX, usize::MAX)),
+            rates: RateLimits::new(Rates::default()),
             request_timeout: Duration::from_secs(10),
         });
         let alive = CancellationToken::new();

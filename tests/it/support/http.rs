@@ -1,10 +1,11 @@
 //! Plain HTTP to the ports that speak it.
 
-use std::net::SocketAddr;
-
 use reqwest::{Client, ClientBuilder};
 
-use super::wait::within;
+use super::{
+    server::Server,
+    wait::{until, within},
+};
 
 /// A client to be finished; no TLS is spoken, but the builder insists on a provider for it.
 fn builder() -> ClientBuilder {
@@ -23,17 +24,21 @@ pub(crate) fn http2() -> Client {
     builder().http2_prior_knowledge().build().expect("a client")
 }
 
-/// The answer to a GET of an admin port: status and text.
-pub(crate) async fn get(admin: SocketAddr, path: &str) -> (u16, String) {
-    let url = format!("http://{admin}{path}");
+/// The answer to a GET of the admin port: status and text.
+pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
+    let url = format!("http://{}{path}", server.admin);
     let response = within(path, http1().get(url).send()).await.expect("answers");
     (response.status().as_u16(), within(path, response.text()).await.expect("text"))
 }
 
-/// The value of one series; its name with its labels.
-pub(crate) async fn metric(admin: SocketAddr, series: &str) -> f64 {
-    let (_, text) = get(admin, "/metrics").await;
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    let value = value.unwrap_or_else(|| panic!("{series} is missing in\n{text}"));
-    value.parse().expect("a number")
+/// The value of one series of a server's metrics.
+pub(crate) async fn metric(server: &Server, series: &str) -> f64 {
+    let (_, page) = get(server, "/metrics").await;
+    let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().expect("a number")
+}
+
+/// Waits until a series has a value.
+pub(crate) async fn metric_becomes(server: &Server, series: &str, value: f64) {
+    until(series, || async { (metric(server, series).await - value).abs() < f64::EPSILON }).await;
 }

@@ -10,7 +10,11 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     notify::{Hub, LocalFeed},
-    store::{Quotas, StoreContext, memory::MemoryStore, transfer::TransferRecord},
+    store::{
+        Quotas, StoreContext,
+        memory::MemoryStore,
+        transfer::{TransferRecord, UserCounters},
+    },
     telemetry::metrics::Metrics,
 };
 
@@ -99,6 +103,14 @@ impl Transfer for Failing<'_> {
         limit: usize,
     ) -> Result<Vec<UserSummary>, StoreError> {
         self.inner.users(after, limit).await
+    }
+
+    async fn counters(
+        &self,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<UserCounters>, StoreError> {
+        self.inner.counters(after, limit).await
     }
 
     async fn records(&self, user: UserId, after: u64) -> Result<Vec<TransferRecord>, StoreError> {
