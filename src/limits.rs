@@ -172,6 +172,49 @@ pub const NUDGE_FIRST_DELAY: Duration = Duration::from_secs(1);
 /// Longest pause before such a client is woken.
 pub const NUDGE_MAX_DELAY: Duration = Duration::from_secs(600);
 
+// Notifications across replicas.
+
+/// Users whose announcements to other replicas may wait; those of further users are left to the
+/// comparison of heads.
+pub const MAX_QUEUED_ANNOUNCEMENTS: usize = 65_536;
+/// Most users announced in one transaction.
+pub const MAX_ANNOUNCEMENTS_PER_NOTIFY: usize = 1_000;
+/// Largest payload of one NOTIFY, in bytes of text; Postgres takes less than 8,000.
+pub const MAX_NOTIFY_PAYLOAD_BYTES: usize = 7_900;
+/// Longest `client_id` told to other replicas, in bytes; they leave a longer one out.
+pub const MAX_ANNOUNCED_CLIENT_ID_BYTES: usize = 64;
+/// Shortest time between the beginnings of two announcing transactions of a replica.
+pub const NOTIFY_INTERVAL: Duration = Duration::from_millis(5);
+/// Longest time an announcing transaction may take.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time that a stopping replica spends on its last announcements.
+pub const NOTIFY_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two proofs that announcements are heard.
+pub const LISTEN_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// Longest wait for a LISTEN connection to answer, and for an announcement of our own to be heard.
+pub const LISTEN_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// First and longest pause between attempts to make the LISTEN connection anew.
+pub const LISTEN_BACKOFF: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(2));
+/// Time until LISTEN is tried again where it is in force and yet nothing is heard.
+pub const LISTEN_RETEST_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest and longest time between two comparisons of heads. With [`RECONCILE_SECOND_LOOK`] and
+/// the reading of heads a lost announcement is made up for within five seconds.
+pub const RECONCILE_INTERVAL: (Duration, Duration) =
+    (Duration::from_millis(3_200), Duration::from_millis(4_000));
+/// The same while nothing is heard of other replicas: then a comparison is all there is.
+pub const RECONCILE_DEAF_INTERVAL: (Duration, Duration) =
+    (Duration::from_millis(1_000), Duration::from_millis(1_400));
+/// How long a head may be ahead of what was announced before the announcement counts as lost: one
+/// on its way names its writer, a comparison of heads cannot.
+pub const RECONCILE_SECOND_LOOK: Duration = Duration::from_millis(300);
+/// Users whose heads are read at once.
+pub const RECONCILE_CHUNK_USERS: usize = 1_000;
+/// Longest time of one such reading.
+pub const RECONCILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after such a reading failed.
+pub const RECONCILE_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
 // Server: connections that stay.
 
 /// Silence on an HTTP/2 connection after which the server asks whether the peer is there. Native

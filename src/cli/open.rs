@@ -123,11 +123,12 @@ impl Database {
 
 /// Opens a database whose schema is ready.
 pub(super) async fn database(config: &StoreConfig) -> anyhow::Result<Database> {
+    let metrics = Arc::new(Metrics::new());
     let context = StoreContext {
-        feed: Arc::new(LocalFeed::new(Arc::new(Hub::new()))),
+        feed: Arc::new(LocalFeed::new(Arc::new(Hub::new()), &metrics)),
         quotas: config.quotas,
         clock: Arc::new(SystemClock),
-        metrics: Arc::new(Metrics::new()),
+        metrics,
     };
     let tasks = Tasks::new();
     match &config.engine {

@@ -4,52 +4,42 @@
 //! there. There is no queue to overflow: a slow stream finds the newest state when it looks, and
 //! learns of everything since it last looked in one [`Hint`]. A slot goes with its last stream.
 //!
-//! Announcements of several replicas arrive out of order. A hole below a run therefore means that
-//! somebody else may have written there, and the hint names no client: a device that took
-//! another's write for its own echo would never fetch it.
+//! A hint names a client only if everything since the last one is known to be that client's (see
+//! [`super::run`]): a device that took another's write for its own echo would never fetch it.
 
 use std::sync::Arc;
 
 use dashmap::{DashMap, mapref::entry::Entry};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use super::Change;
+use super::{Change, UserTag, run::Run};
 use crate::store::UserId;
 
 /// What a user's streams on this replica have been told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Slot {
-    /// Newest revision announced; 0 before the first announcement.
-    head: u64,
-    /// First revision of the unbroken run of `run_client` that ends at `head`.
-    run_start: u64,
-    /// The one writer of that run, if it is known and has a name.
-    run_client: Option<Arc<str>>,
+    /// The newest revision told and who wrote up to it.
+    run: Run,
+    /// When the newest revision was committed, where that is known.
+    committed: Option<Instant>,
+    /// A stream was told where it starts.
+    started: bool,
     /// Rises with each nudge.
     nudges: u64,
 }
 
-impl Slot {
-    /// Takes in one announcement; false if it was no news.
-    fn apply(&mut self, change: &Change) -> bool {
-        if change.to <= self.head {
-            return false;
-        }
-        let joins = change.from <= self.head.saturating_add(1);
-        let same_writer = self.run_client == change.client_id;
-        if !(joins && same_writer) {
-            self.run_start = change.from.max(self.head.saturating_add(1));
-            self.run_client.clone_from(&change.client_id);
-        }
-        self.head = change.to;
-        true
-    }
+/// A user with at least one stream.
+#[derive(Debug)]
+struct Place {
+    user: UserId,
+    slot: watch::Sender<Slot>,
 }
 
 /// Every user with an open stream on this replica.
 #[derive(Debug, Default)]
 pub struct Hub {
-    slots: DashMap<UserId, watch::Sender<Slot>>,
+    /// By tag, as other replicas name users: one index serves announcements from everywhere.
+    places: DashMap<UserTag, Place>,
 }
 
 impl Hub {
@@ -65,61 +55,105 @@ impl Hub {
     /// [`Subscription::start_at`]; in that order nothing falls between.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>, user: UserId) -> Subscription {
-        let slot = self.slots.entry(user).or_default();
-        let receiver = slot.subscribe();
+        let tag = UserTag::of(user);
+        let place = self
+            .places
+            .entry(tag)
+            .or_insert_with(|| Place { user, slot: watch::Sender::new(Slot::default()) });
+        let receiver = place.slot.subscribe();
         let nudges_seen = receiver.borrow().nudges;
-        drop(slot);
-        Subscription { hub: Arc::clone(self), user, receiver, told: 0, nudges_seen }
+        drop(place);
+        Subscription { hub: Arc::clone(self), tag, receiver, told: 0, nudges_seen }
     }
 
-    /// Wakes the user's streams for a committed change.
+    /// Wakes the user's streams for a change that was committed just now.
     pub fn announce(&self, change: &Change) {
-        if let Some(slot) = self.slots.get(&change.user) {
-            slot.send_if_modified(|slot| slot.apply(change));
+        self.announce_run(UserTag::of(change.user), &Run::from(change), Instant::now());
+    }
+
+    /// Wakes the streams of the user with this tag for a run committed then.
+    pub(super) fn announce_run(&self, tag: UserTag, run: &Run, committed: Instant) {
+        if let Some(place) = self.places.get(&tag) {
+            place.slot.send_if_modified(|slot| {
+                let news = slot.run.take_in(run);
+                if news {
+                    slot.committed = Some(committed);
+                }
+                news
+            });
         }
     }
 
     /// Wakes the user's streams although nothing changed.
     pub fn nudge(&self, user: UserId) {
-        if let Some(slot) = self.slots.get(&user) {
-            slot.send_modify(|slot| slot.nudges = slot.nudges.wrapping_add(1));
+        self.nudge_tag(UserTag::of(user));
+    }
+
+    /// Wakes the streams of the user with this tag although nothing changed.
+    pub(super) fn nudge_tag(&self, tag: UserTag) {
+        if let Some(place) = self.places.get(&tag) {
+            place.slot.send_modify(|slot| slot.nudges = slot.nudges.wrapping_add(1));
         }
+    }
+
+    /// Whether the user with this tag has an open stream here.
+    #[cfg(feature = "postgres")]
+    pub(super) fn has_streams(&self, tag: UserTag) -> bool {
+        self.places.contains_key(&tag)
     }
 
     /// Tells the streams of `user` that the store's head is `head`, by whomever it was moved.
     /// Returns whether that was news: then an announcement was lost or is late.
     pub fn reconcile(&self, user: UserId, head: u64) -> bool {
-        let Some(slot) = self.slots.get(&user) else {
+        let Some(place) = self.places.get(&UserTag::of(user)) else {
             return false;
         };
-        slot.send_if_modified(|slot| {
-            let from = slot.head.saturating_add(1);
-            if head < from {
-                return false;
+        place.slot.send_if_modified(|slot| {
+            let news = head > slot.run.to;
+            if news {
+                slot.run = Run::unknown(head);
+                slot.committed = None;
             }
-            *slot =
-                Slot { head, run_start: head.saturating_add(1), run_client: None, ..slot.clone() };
-            true
+            news
         })
     }
 
     /// The users with an open stream, with the newest revision each was told of.
     #[must_use]
     pub fn told_heads(&self) -> Vec<(UserId, u64)> {
-        self.slots.iter().map(|slot| (*slot.key(), slot.value().borrow().head)).collect()
+        let told = self.places.iter().filter_map(|place| {
+            let slot = place.slot.borrow();
+            slot.started.then_some((place.user, slot.run.to))
+        });
+        told.collect()
     }
 
     /// Number of users with an open stream.
     #[must_use]
     pub fn users(&self) -> usize {
-        self.slots.len()
+        self.places.len()
     }
 
-    fn unsubscribe(&self, user: UserId) {
-        if let Entry::Occupied(slot) = self.slots.entry(user)
-            && slot.get().receiver_count() == 0
+    /// Takes the first stream's start for what was told. A later stream's start must not: the
+    /// streams before it were not told that much.
+    fn start(&self, tag: UserTag, head: u64) {
+        if let Some(place) = self.places.get(&tag) {
+            place.slot.send_if_modified(|slot| {
+                if !slot.started && head > slot.run.to {
+                    slot.run = Run::unknown(head);
+                    slot.committed = None;
+                }
+                slot.started = true;
+                false
+            });
+        }
+    }
+
+    fn unsubscribe(&self, tag: UserTag) {
+        if let Entry::Occupied(place) = self.places.entry(tag)
+            && place.get().slot.receiver_count() == 0
         {
-            slot.remove();
+            place.remove();
         }
     }
 }
@@ -131,13 +165,17 @@ pub struct Hint {
     pub client_id: Option<Arc<str>>,
     /// The newest revision this hint covers.
     pub revision: u64,
+    /// Number of revisions it covers that no earlier hint did; 0 for a mere nudge.
+    pub changes: u64,
+    /// When the newest of them was committed; unknown where a comparison of heads found it.
+    pub committed: Option<Instant>,
 }
 
 /// One stream's place in the hub. Dropping it gives the place back.
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<Hub>,
-    user: UserId,
+    tag: UserTag,
     receiver: watch::Receiver<Slot>,
     /// Newest revision this stream has been told of.
     told: u64,
@@ -148,6 +186,7 @@ impl Subscription {
     /// Marks everything up to the store's `head` as told. Called once, before the first hint.
     pub fn start_at(&mut self, head: u64) {
         self.told = self.told.max(head);
+        self.hub.start(self.tag, head);
     }
 
     /// Newest revision this stream has been told of.
@@ -172,16 +211,21 @@ impl Subscription {
 
     fn take(&mut self) -> Option<Hint> {
         let slot = self.receiver.borrow_and_update();
-        let moved = slot.head > self.told;
+        let changes = slot.run.to.saturating_sub(self.told);
         let nudged = slot.nudges != self.nudges_seen;
-        if !moved && !nudged {
+        if changes == 0 && !nudged {
             return None;
         }
-        let one_writer = !nudged && slot.run_start <= self.told.saturating_add(1);
-        let client_id = slot.run_client.clone().filter(|_| one_writer);
+        let writer = slot.run.writer_since(self.told).filter(|_| !nudged);
+        let hint = Hint {
+            client_id: writer.cloned(),
+            revision: self.told.max(slot.run.to),
+            changes,
+            committed: slot.committed.filter(|_| changes > 0),
+        };
         self.nudges_seen = slot.nudges;
-        self.told = self.told.max(slot.head);
-        Some(Hint { client_id, revision: self.told })
+        self.told = hint.revision;
+        Some(hint)
     }
 }
 
@@ -190,7 +234,7 @@ impl Drop for Subscription {
         // The receiver must be gone before the hub counts the receivers left.
         let (_, placeholder) = watch::channel(Slot::default());
         drop(std::mem::replace(&mut self.receiver, placeholder));
-        self.hub.unsubscribe(self.user);
+        self.hub.unsubscribe(self.tag);
     }
 }
 
@@ -212,8 +256,16 @@ mod tests {
         subscription
     }
 
-    fn hint(client: Option<&str>, revision: u64) -> Option<Hint> {
-        Some(Hint { client_id: client.map(Arc::from), revision })
+    /// Who is named for how much.
+    type Told = Option<(Option<String>, u64)>;
+
+    fn hint(client: Option<&str>, revision: u64) -> Told {
+        Some((client.map(str::to_owned), revision))
+    }
+
+    fn taken(subscription: &mut Subscription) -> Told {
+        let hint = subscription.take()?;
+        Some((hint.client_id.map(|client| client.as_ref().to_owned()), hint.revision))
     }
 
     #[test]
@@ -221,8 +273,8 @@ mod tests {
         let hub = Arc::new(Hub::new());
         let mut subscription = subscribed_at(&hub, 4);
         hub.announce(&change(5, 5, Some("a")));
-        assert_eq!(subscription.take(), hint(Some("a"), 5));
-        assert_eq!(subscription.take(), None);
+        assert_eq!(taken(&mut subscription), hint(Some("a"), 5));
+        assert_eq!(taken(&mut subscription), None);
     }
 
     #[test]
@@ -230,7 +282,7 @@ mod tests {
         let hub = Arc::new(Hub::new());
         let mut subscription = subscribed_at(&hub, 5);
         hub.announce(&change(5, 5, Some("a")));
-        assert_eq!(subscription.take(), None);
+        assert_eq!(taken(&mut subscription), None);
     }
 
     #[test]
@@ -241,8 +293,8 @@ mod tests {
         let mut late = subscribed_at(&hub, 1);
         hub.announce(&change(2, 2, Some("b")));
         hub.announce(&change(3, 3, Some("b")));
-        assert_eq!(early.take(), hint(None, 3));
-        assert_eq!(late.take(), hint(Some("b"), 3));
+        assert_eq!(taken(&mut early), hint(None, 3));
+        assert_eq!(taken(&mut late), hint(Some("b"), 3));
     }
 
     #[test]
@@ -250,9 +302,9 @@ mod tests {
         let hub = Arc::new(Hub::new());
         let mut subscription = subscribed_at(&hub, 8);
         hub.announce(&change(10, 10, Some("a")));
-        assert_eq!(subscription.take(), hint(None, 10));
+        assert_eq!(taken(&mut subscription), hint(None, 10));
         hub.announce(&change(9, 9, Some("b")));
-        assert_eq!(subscription.take(), None);
+        assert_eq!(taken(&mut subscription), None);
     }
 
     #[test]
@@ -261,7 +313,7 @@ mod tests {
         let mut subscription = subscribed_at(&hub, 0);
         hub.announce(&change(1, 1, None));
         hub.announce(&change(2, 2, Some("a")));
-        assert_eq!(subscription.take(), hint(None, 2));
+        assert_eq!(taken(&mut subscription), hint(None, 2));
     }
 
     #[test]
@@ -269,10 +321,10 @@ mod tests {
         let hub = Arc::new(Hub::new());
         let mut subscription = subscribed_at(&hub, 3);
         hub.nudge(USER);
-        assert_eq!(subscription.take(), hint(None, 3));
+        assert_eq!(taken(&mut subscription), hint(None, 3));
         hub.announce(&change(4, 4, Some("a")));
         hub.nudge(USER);
-        assert_eq!(subscription.take(), hint(None, 4));
+        assert_eq!(taken(&mut subscription), hint(None, 4));
     }
 
     #[test]
@@ -282,10 +334,59 @@ mod tests {
         let mut ahead = subscribed_at(&hub, 6);
         assert!(hub.reconcile(USER, 6));
         assert!(!hub.reconcile(USER, 6));
-        assert_eq!(behind.take(), hint(None, 6));
-        assert_eq!(ahead.take(), None);
+        assert_eq!(taken(&mut behind), hint(None, 6));
+        assert_eq!(taken(&mut ahead), None);
         hub.announce(&change(7, 7, Some("a")));
-        assert_eq!(behind.take(), hint(Some("a"), 7));
+        assert_eq!(taken(&mut behind), hint(Some("a"), 7));
+    }
+
+    #[test]
+    fn a_hint_tells_how_much_it_covers() {
+        let hub = Arc::new(Hub::new());
+        let mut subscription = subscribed_at(&hub, 3);
+        hub.announce(&change(4, 5, Some("a")));
+        hub.announce(&change(6, 6, Some("a")));
+        assert_eq!(subscription.take().map(|hint| hint.changes), Some(3));
+        hub.nudge(USER);
+        let nudge = subscription.take().expect("a nudge");
+        assert_eq!((nudge.changes, nudge.committed), (0, None));
+    }
+
+    #[test]
+    fn what_the_first_stream_starts_at_needs_no_reconcile() {
+        let hub = Arc::new(Hub::new());
+        let starting = hub.subscribe(USER);
+        assert_eq!(hub.told_heads(), []);
+        drop(starting);
+        let mut subscription = subscribed_at(&hub, 7);
+        assert_eq!(hub.told_heads(), [(USER, 7)]);
+        assert!(!hub.reconcile(USER, 7));
+        assert_eq!(taken(&mut subscription), None);
+    }
+
+    #[test]
+    fn a_later_stream_does_not_hide_what_an_earlier_one_missed() {
+        for start in [0, 3] {
+            let hub = Arc::new(Hub::new());
+            let mut early = subscribed_at(&hub, start);
+            let mut late = subscribed_at(&hub, 6);
+            assert_eq!(hub.told_heads(), [(USER, start)]);
+            assert!(hub.reconcile(USER, 6));
+            assert_eq!(taken(&mut early), hint(None, 6));
+            assert_eq!(taken(&mut late), None);
+        }
+    }
+
+    #[test]
+    fn what_was_announced_before_a_start_is_told_to_whoever_read_less() {
+        let hub = Arc::new(Hub::new());
+        let mut slow = hub.subscribe(USER);
+        let mut quick = hub.subscribe(USER);
+        hub.announce(&change(5, 5, Some("a")));
+        quick.start_at(6);
+        slow.start_at(4);
+        assert_eq!(taken(&mut slow), hint(None, 6));
+        assert_eq!(taken(&mut quick), None);
     }
 
     #[test]
@@ -308,6 +409,7 @@ mod tests {
             hub.announce(&change(1, 2, Some("a")));
         };
         let (hint_seen, ()) = tokio::join!(subscription.next(), announce);
-        assert_eq!(Some(hint_seen), hint(Some("a"), 2));
+        assert_eq!(hint_seen.revision, 2);
+        assert_eq!(hint_seen.committed.map(|at| at.elapsed()), Some(Duration::ZERO));
     }
 }

@@ -3,16 +3,17 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     admin::{AdminView, Check, Health as CheckHealth, Overview},
+    feed,
     health::Health,
 };
 use crate::{
     clock::Clock,
     limits::ADMIN_CHECK_TIMEOUT,
-    notify::Hub,
+    notify::{Hub, ListenState},
     service::StreamLife,
     store::{Store as _, deferred::DeferredStore},
     telemetry::metrics::Metrics,
@@ -27,6 +28,8 @@ pub(super) struct ReplicaView {
     pub(super) health: Health,
     pub(super) store: Arc<DeferredStore>,
     pub(super) hub: Arc<Hub>,
+    /// Whether other replicas are heard, where there may be any.
+    pub(super) listening: Option<watch::Receiver<ListenState>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     /// Time between two fetches of the revocation list, if there is one.
@@ -49,6 +52,7 @@ impl AdminView for ReplicaView {
 
     async fn checks(&self) -> Vec<Check> {
         let mut checks = vec![self.store().await, self.streams()];
+        checks.extend(self.listening.as_ref().map(|state| feed::check(*state.borrow())));
         checks.extend(self.revocation_list());
         checks
     }

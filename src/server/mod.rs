@@ -4,7 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use http::Request;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::ServiceExt as _;
@@ -13,12 +13,12 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     limits,
-    notify::{ChangeFeed, Hub, LocalFeed},
+    notify::{ChangeFeed, Hub, ListenState},
     service::{
         ServiceParts, StreamLife, SyncService, nudge::Nudger, places::StreamPlaces,
         rate::RateLimits,
     },
-    store::deferred::DeferredStore,
+    store::{Instrumented, Store, deferred::DeferredStore},
     tasks::Tasks,
     telemetry::{LogControl, metrics::Metrics},
 };
@@ -30,6 +30,7 @@ mod client_address;
 mod connection;
 mod drain;
 mod ending;
+mod feed;
 mod grpc;
 mod guard;
 mod health;
@@ -98,7 +99,11 @@ struct Replica {
     log: LogControl,
     hub: Arc<Hub>,
     feed: Arc<dyn ChangeFeed>,
+    /// Whether other replicas are heard, where there may be any.
+    listening: Option<watch::Receiver<ListenState>>,
     store: Arc<DeferredStore>,
+    /// The same with its operations timed.
+    timed_store: Arc<dyn Store>,
     health: Health,
     streams: StreamLife,
     connections: Arc<Connections>,
@@ -124,7 +129,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let sockets = Sockets::bind(&config).await?;
     let addresses = sockets.addresses()?;
-    let replica = Replica::new(config, metrics, log).await;
+    let replica = Replica::new(config, metrics, log).await?;
     replica.serve(sockets).await?;
     let mut shutdown = std::pin::pin!(shutdown);
     tokio::select! {
@@ -140,14 +145,24 @@ pub async fn run(
 }
 
 impl Replica {
-    async fn new(config: Config, metrics: Arc<Metrics>, log: LogControl) -> Self {
+    async fn new(config: Config, metrics: Arc<Metrics>, log: LogControl) -> anyhow::Result<Self> {
         let hub = Arc::new(Hub::new());
+        let background = Tasks::new();
+        let store = Arc::new(DeferredStore::default());
+        let timed_store: Arc<dyn Store> =
+            Arc::new(Instrumented::new(Arc::clone(&store) as _, Arc::clone(&metrics)));
+        let engine = &config.store.engine;
+        let (feed, listening) =
+            feed::start(engine, &hub, Arc::clone(&timed_store), &metrics, &background)
+                .context("cannot prepare the notifications")?;
         let streams = StreamLife::new(config.stream_max_age, config.shutdown.spread);
-        Self {
+        Ok(Self {
             clock: Arc::new(SystemClock),
-            feed: Arc::new(LocalFeed::new(Arc::clone(&hub))),
+            feed,
+            listening,
             hub,
-            store: Arc::new(DeferredStore::default()),
+            store,
+            timed_store,
             health: Health::new(Arc::clone(&metrics)).await,
             streams,
             connections: Arc::new(Connections::new(
@@ -157,11 +172,11 @@ impl Replica {
             connection_end: ConnectionEnd::default(),
             connection_tasks: Tasks::new(),
             stop_accepting: CancellationToken::new(),
-            background: Tasks::new(),
+            background,
             metrics,
             log,
             config,
-        }
+        })
     }
 
     /// Starts all three listeners. The store may still be closed.
@@ -170,7 +185,7 @@ impl Replica {
         self.background.spawn("nudges", nudge_task.run(self.background.stop_signal()));
 
         let service = SyncService::new(ServiceParts {
-            store: self.instrumented_store(),
+            store: Arc::clone(&self.timed_store),
             feed: Arc::clone(&self.feed),
             hub: Arc::clone(&self.hub),
             auth: self.authenticator().await?,
@@ -250,6 +265,7 @@ impl Replica {
             health: self.health.clone(),
             store: Arc::clone(&self.store),
             hub: Arc::clone(&self.hub),
+            listening: self.listening.clone(),
             metrics: Arc::clone(&self.metrics),
             clock: Arc::clone(&self.clock),
             revocation_refresh: self.config.revocation_refresh(),

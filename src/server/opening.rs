@@ -17,18 +17,12 @@ use crate::{
     config::{EngineConfig, MigrateMode, PostgresConfig, SqliteConfig},
     limits,
     store::{
-        Instrumented, Store, StoreContext,
+        Store, StoreContext,
         migrate::{AdoptionReport, MigrateError, SchemaState},
     },
 };
 
 impl Replica {
-    /// The store with its operations timed; answers UNAVAILABLE until it is open.
-    pub(super) fn instrumented_store(&self) -> Arc<dyn Store> {
-        let store = Arc::clone(&self.store) as Arc<dyn Store>;
-        Arc::new(Instrumented::new(store, Arc::clone(&self.metrics)))
-    }
-
     /// Who may call; with a revocation list that was asked for once already.
     pub(super) async fn authenticator(&self) -> anyhow::Result<Arc<Authenticator>> {
         let config = self.config.api_key.as_ref();

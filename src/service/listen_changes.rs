@@ -221,7 +221,12 @@ impl Listener {
     }
 
     fn notification(&self, hint: Hint) -> proto::Notification {
-        self.open.metrics.notifications_delivered.inc();
+        let metrics = &self.open.metrics;
+        metrics.notifications_delivered.inc();
+        metrics.notifications_coalesced.inc_by(hint.changes.saturating_sub(1));
+        if let Some(committed) = hint.committed {
+            metrics.notification_delay_seconds.observe(committed.elapsed().as_secs_f64());
+        }
         proto::Notification {
             client_id: hint.client_id.map(|id| id.as_ref().to_owned()),
             revision: hint.revision,

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub notifications_delivered: IntCounter,
     /// `data_sync_notifications_coalesced_total`
     pub notifications_coalesced: IntCounter,
+    /// `data_sync_notifications_dropped_total`
+    pub notifications_dropped: IntCounter,
     /// `data_sync_notification_delay_seconds`
     pub notification_delay_seconds: Histogram,
     /// `data_sync_nudges_total`
@@ -131,7 +133,7 @@ const QUOTAS: &[&str] = &[Quota::Records.as_str(), Quota::Bytes.as_str(), Quota:
 /// Whose rate is limited.
 const RATE_SCOPES: &[&str] = &["ip", "user"];
 /// What makes a replica compare heads.
-const RESYNC_REASONS: &[&str] = &["periodic", "connected"];
+const RESYNC_REASONS: &[&str] = &["periodic", "connected", "retry"];
 /// Why a caller is not who it says.
 const AUTH_FAILURES: &[&str] = &[
     "api_key_missing",
@@ -186,7 +188,8 @@ impl Metrics {
             notifications_published: r.counter("data_sync_notifications_published_total", "Committed changes announced by this replica."),
             notifications_delivered: r.counter("data_sync_notifications_delivered_total", "Notifications sent on streams of this replica."),
             notifications_coalesced: r.counter("data_sync_notifications_coalesced_total", "Changes that shared a notification with another."),
-            notification_delay_seconds: r.histogram("data_sync_notification_delay_seconds", "Time from a write's commit until a stream took its notification, in seconds.", LATENCY_BUCKETS),
+            notifications_dropped: r.counter("data_sync_notifications_dropped_total", "Announcements to other replicas given up because too many waited; a comparison of heads makes up for them."),
+            notification_delay_seconds: r.histogram("data_sync_notification_delay_seconds", "Time from the commit of the newest write that a notification covers until a stream took it, in seconds; unknown for those that a comparison of heads found.", LATENCY_BUCKETS),
             nudges: r.counter("data_sync_nudges_total", "Empty notifications sent because a page was cut."),
             record_conflicts: r.counter("data_sync_record_conflicts_total", "Writes answered CONFLICT."),
             record_repeats: r.counter("data_sync_record_repeats_total", "Writes that had been stored before and were answered SUCCESS again."),
@@ -194,7 +197,7 @@ impl Metrics {
             quota_exceeded: r.counters("data_sync_quota_exceeded_total", "Requests refused because of a quota.", &["quota"]),
             rate_limited: r.counters("data_sync_rate_limited_total", "Requests refused because of a rate.", &["scope"]),
 
-            listener_connected: r.gauge("data_sync_listener_connected", "1 while changes of other replicas are heard at once, 0 while only reconcile finds them."),
+            listener_connected: r.gauge("data_sync_listener_connected", "1 while changes of other replicas are heard at once (with SQLite there are none), 0 while only a comparison of heads finds them."),
             listener_reconnects: r.counter("data_sync_listener_reconnects_total", "Times the LISTEN connection was made anew."),
             resyncs: r.counters("data_sync_resyncs_total", "Comparisons of heads with what streams were told.", &["reason"]),
             reconciled_users: r.counter("data_sync_reconciled_users_total", "Users whose streams were woken by a comparison of heads."),

@@ -24,6 +24,7 @@ mod locks;
 mod opening;
 mod outages;
 mod records;
+mod replicas;
 mod simulation;
 mod stalls;
 mod store_postgres;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{error::Fault, tls, url::Target};
@@ -12,9 +12,13 @@ use crate::{
     tasks::Tasks,
 };
 
+/// What does the reading and writing of one connection.
+pub(crate) type Connection =
+    tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
 /// Knows how to reach one database.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     target: Target,
     tls: MakeRustlsConnect,
     timeout: Duration,
@@ -23,7 +27,7 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Reads `url` and the authorities of its server; contacts nobody.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: &Secret,
         config: &PostgresConfig,
         tasks: &Tasks,
@@ -61,21 +65,26 @@ impl Connector {
     }
 
     /// Opens a connection; it closes when the client is dropped.
-    pub(super) async fn connect(&self) -> Result<Client, StoreError> {
-        let dialled = tokio::time::timeout(self.timeout, self.config().connect(self.tls()));
-        let (client, connection) = dialled
-            .await
-            .map_err(|_elapsed| StoreError::Unavailable("connecting took too long".to_owned()))?
-            .map_err(|error| match Fault::of(&error) {
-                // Whatever the cause, without a connection there is no database to serve from.
-                Fault::Other(StoreError::Internal(text)) => StoreError::Unavailable(text),
-                fault => fault.into_store_error(),
-            })?;
+    pub(crate) async fn connect(&self) -> Result<Client, StoreError> {
+        let (client, connection) = self.connect_apart().await?;
         self.tasks.spawn("postgres connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to postgres ended");
             }
         });
         Ok(client)
+    }
+
+    /// Opens a connection that the caller drives.
+    pub(crate) async fn connect_apart(&self) -> Result<(Client, Connection), StoreError> {
+        let dialled = tokio::time::timeout(self.timeout, self.config().connect(self.tls()));
+        dialled
+            .await
+            .map_err(|_elapsed| StoreError::Unavailable("connecting took too long".to_owned()))?
+            .map_err(|error| match Fault::of(&error) {
+                // Whatever the cause, without a connection there is no database to serve from.
+                Fault::Other(StoreError::Internal(text)) => StoreError::Unavailable(text),
+                fault => fault.into_store_error(),
+            })
     }
 }

@@ -36,7 +36,9 @@ mod writer;
 
 pub use migrate::{migrate, schema_state};
 
-use connect::Connector;
+pub(crate) use connect::{Connection, Connector};
+pub(crate) use writer::jittered;
+
 use locks::Locks;
 use pool::Lender;
 use status::StatusCheck;
@@ -158,6 +160,25 @@ impl Store for PostgresStore {
         if timeout(Duration::from_secs(1), self.status.close()).await.is_err() {
             tracing::debug!("a status check was still running when the store was closed");
         }
+    }
+}
+
+/// Runs one call in a transaction of its own; see [`transaction`].
+///
+/// # Errors
+/// Any but `DeadlineExceeded`; the connection must then not be used again, and whether the
+/// transaction was committed is not known.
+pub(crate) async fn transact(
+    client: &tokio_postgres::Client,
+    begin: &str,
+    call: &str,
+    parameters: &[transaction::Parameter<'_>],
+    limit: Duration,
+) -> Result<Vec<Row>, StoreError> {
+    match transaction::run(client, begin, call, parameters, limit).await {
+        transaction::Ended::Committed(rows) => Ok(rows),
+        transaction::Ended::RolledBack(fault) => Err(fault.into_store_error()),
+        transaction::Ended::Unknown(reason) => Err(StoreError::Unavailable(reason)),
     }
 }
 

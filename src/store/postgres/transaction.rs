@@ -16,7 +16,7 @@ use tokio_postgres::{
 use super::error::{Fault, ends_connection, is_follow_up};
 
 /// A parameter and its type: given the type, the server is not asked for it.
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// How a transaction ended.
 #[derive(Debug)]

@@ -16,6 +16,8 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered probes after which the connection counts as dead.
 const KEEPALIVE_RETRIES: u32 = 3;
+/// Time after which a connection whose peer takes in nothing counts as dead.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the driver uses when a URL sets no idle time.
 const DRIVER_KEEPALIVE_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -136,6 +138,9 @@ fn fill_in(config: &mut tokio_postgres::Config) {
     if config.get_keepalives_retries().is_none() {
         config.keepalives_retries(KEEPALIVE_RETRIES);
     }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(TCP_USER_TIMEOUT);
+    }
 }
 
 /// Parts the query from the rest. A password may hold a question mark, so the search starts where
@@ -242,6 +247,7 @@ mod tests {
     #[test]
     fn idle_connections_are_probed_unless_the_url_says_otherwise() {
         assert_eq!(parse("postgres://db/n").config.get_keepalives_idle(), KEEPALIVE_IDLE);
+        assert_eq!(parse("postgres://db/n").config.get_tcp_user_timeout(), Some(&TCP_USER_TIMEOUT));
         let target = parse("postgres://db/n?keepalives_idle=7&keepalives_count=2");
         assert_eq!(target.config.get_keepalives_idle(), Duration::from_secs(7));
         assert_eq!(target.config.get_keepalives_retries(), Some(2));

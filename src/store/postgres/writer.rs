@@ -44,7 +44,7 @@ const OUTAGE_TICK: Duration = Duration::from_millis(25);
 const MAX_UNCERTAIN: u32 = 3;
 
 /// A pause of at least half of `pause`, at most all of it.
-pub(super) fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 

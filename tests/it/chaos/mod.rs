@@ -209,3 +209,8 @@ fn judge(history: &History, site: &Site<'_>) {
 async fn one_replica_keeps_every_rule_while_everything_fails() {
     run(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_keep_every_rule_while_everything_fails() {
+    run(3).await;
+}

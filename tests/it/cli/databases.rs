@@ -27,7 +27,7 @@ async fn fill(directory: &Path) {
     let config = SqliteConfig { path: directory.join("db.sqlite") };
     sqlite::migrate(&config, &SystemClock).expect("a new file");
     let context = StoreContext {
-        feed: Arc::new(LocalFeed::new(Arc::new(Hub::new()))),
+        feed: Arc::new(LocalFeed::new(Arc::new(Hub::new()), &Metrics::new())),
         quotas: Quotas::default(),
         clock: Arc::new(SystemClock),
         metrics: Arc::new(Metrics::new()),

@@ -13,6 +13,7 @@ use data_sync::{
         Record, SetLockReply, SetLockRequest, SetRecordReply, SetRecordRequest, SetRecordStatus,
         syncer_client::SyncerClient,
     },
+    store::UserId,
 };
 use secp256k1::SecretKey;
 use tonic::{
@@ -66,9 +67,19 @@ impl Wallet {
         Self { rpc, key, instance: Uuid::new_v4() }
     }
 
+    /// The same instance over a connection to another address.
+    pub(crate) async fn connected_to(&self, address: SocketAddr) -> Self {
+        Self { instance: self.instance, ..Self::connect(address, self.key).await }
+    }
+
     /// Another instance of the same user on the same connection.
     pub(crate) fn sibling(&self) -> Self {
         Self { instance: Uuid::new_v4(), ..self.clone() }
+    }
+
+    /// Whose instance it is.
+    pub(crate) fn user(&self) -> UserId {
+        UserId::new(self.key.public_key().serialize())
     }
 
     /// The client without signatures, for malformed calls.

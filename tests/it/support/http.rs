@@ -24,10 +24,16 @@ pub(crate) fn http2() -> Client {
     builder().http2_prior_knowledge().build().expect("a client")
 }
 
+/// The answer to a GET of the admin port: status and text.
+pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
+    let url = format!("http://{}{path}", server.admin);
+    let response = within(path, http1().get(url).send()).await.expect("answers");
+    (response.status().as_u16(), within(path, response.text()).await.expect("text"))
+}
+
 /// The value of one series of a server's metrics.
 pub(crate) async fn metric(server: &Server, series: &str) -> f64 {
-    let page = http1().get(format!("http://{}/metrics", server.admin)).send();
-    let page = within("metrics", page).await.expect("answers").text().await.expect("text");
+    let (_, page) = get(server, "/metrics").await;
     let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().expect("a number")
 }

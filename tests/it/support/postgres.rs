@@ -218,6 +218,11 @@ impl Database<'_> {
         self.cluster.url(&self.name)
     }
 
+    /// Its URL through whatever listens on `port`.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/{}?sslmode=disable", self.name)
+    }
+
     /// A plain connection to it.
     pub(crate) async fn connect(&self) -> Client {
         connect(&self.url()).await

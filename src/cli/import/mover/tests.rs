@@ -20,7 +20,7 @@ use crate::{
 
 fn store() -> MemoryStore {
     MemoryStore::new(StoreContext {
-        feed: Arc::new(LocalFeed::new(Arc::new(Hub::new()))),
+        feed: Arc::new(LocalFeed::new(Arc::new(Hub::new()), &Metrics::new())),
         quotas: Quotas::default(),
         clock: Arc::new(SystemClock),
         metrics: Arc::new(Metrics::new()),
