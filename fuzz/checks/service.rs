@@ -57,7 +57,7 @@ fn service() -> SyncService {
     let metrics = METRICS.with(Arc::clone);
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(u64::from(NOW_SECONDS) * 1_000));
     let hub = Arc::new(Hub::new());
-    let feed = Arc::new(LocalFeed::new(Arc::clone(&hub)));
+    let feed = Arc::new(LocalFeed::new(Arc::clone(&hub), &metrics));
     let store = MemoryStore::new(StoreContext {
         feed: feed.clone(),
         quotas: Quotas::default(),
