@@ -195,7 +195,7 @@ fn store_error(error: &StoreError) -> Status {
         StoreError::DeadlineExceeded => status(
             Code::DeadlineExceeded,
             "DEADLINE_EXCEEDED",
-            "the deadline passed before the store answered",
+            "the deadline passed before the call was answered",
         ),
         StoreError::StorageFull => {
             status(Code::ResourceExhausted, "STORAGE_FULL", "the server's storage is full")

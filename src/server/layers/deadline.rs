@@ -19,7 +19,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tower::Service;
 
-use crate::{service::call::CallDeadline, telemetry::rpc::Rpc};
+use crate::{
+    service::{ServiceError, call::CallDeadline},
+    store::StoreError,
+    telemetry::rpc::Rpc,
+};
 
 /// Sets a [`CallDeadline`] and answers DEADLINE_EXCEEDED when it has passed.
 #[derive(Debug, Clone)]
@@ -89,7 +93,7 @@ fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn exceeded() -> Status {
-    Status::deadline_exceeded("deadline exceeded")
+    ServiceError::from(StoreError::DeadlineExceeded).into()
 }
 
 pin_project! {
