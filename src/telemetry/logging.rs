@@ -138,11 +138,14 @@ where
         Box::new(lines.with_ansi(colours).fmt_fields(fields.delimited(" ")))
     };
     let layer: BoxLayer<S> = if traced {
-        let calls = filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET);
+        let calls = filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET)
+            .with_max_level_hint(LevelFilter::DEBUG);
         Box::new(lines.with_filter(filter.or(calls)))
     } else {
-        // Nobody else listens, so that what is filtered out is not even made.
-        Box::new(filter.and_then(lines))
+        // Nobody else listens, so that what is filtered out is not even made. The filter is the
+        // outer of the two: a pair right above the registry takes its level from that one alone,
+        // and without a level every span of the HTTP/2 library asks the filter anew.
+        Box::new(lines.and_then(filter))
     };
     Ok((layer, control))
 }
@@ -164,4 +167,25 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(backtrace));
     tracing::error!(reason = message, location, thread, backtrace, "panicked");
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::Registry;
+
+    use super::*;
+
+    /// The finest level that a call has to ask the filter about.
+    fn finest_level_asked_about(directives: &str, traced: bool) -> Option<LevelFilter> {
+        let made = layer::<Registry, _>(directives, true, traced, std::io::sink);
+        let (layer, _control) = made.expect("valid directives");
+        layer.max_level_hint()
+    }
+
+    #[test]
+    fn levels_that_nobody_logs_cost_one_comparison() {
+        assert_eq!(finest_level_asked_about("info", false), Some(LevelFilter::INFO));
+        assert_eq!(finest_level_asked_about("warn", true), Some(LevelFilter::DEBUG));
+        assert_eq!(finest_level_asked_about("trace", false), Some(LevelFilter::TRACE));
+    }
 }

@@ -31,7 +31,11 @@ use opentelemetry_sdk::{
 use tonic::transport::{ClientTlsConfig, Endpoint};
 use tracing::{Level, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, filter_fn},
+    registry::LookupSpan,
+};
 
 use super::build_info::BUILD_INFO;
 use crate::limits::{
@@ -119,10 +123,13 @@ where
         .with_threads(false)
         .with_tracked_inactivity(false)
         .with_target(false)
-        .with_filter(filter_fn(|metadata| {
-            let finest = if metadata.is_span() { Level::DEBUG } else { Level::INFO };
-            metadata.target().starts_with("data_sync") && *metadata.level() <= finest
-        }))
+        .with_filter(
+            filter_fn(|metadata| {
+                let finest = if metadata.is_span() { Level::DEBUG } else { Level::INFO };
+                metadata.target().starts_with("data_sync") && *metadata.level() <= finest
+            })
+            .with_max_level_hint(LevelFilter::DEBUG),
+        )
 }
 
 /// Joins `span` to the caller's trace, as told by the W3C `traceparent` header. Where no traces
