@@ -1,7 +1,8 @@
 //! Background tasks: each has a name, is told to stop, and is joined within a bound.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A group of tasks that stop together.
@@ -34,14 +35,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let work = self.0.tracker.track_future(task);
-        self.0.tracker.spawn(async move {
-            if let Err(error) = tokio::spawn(work).await
-                && error.is_panic()
-            {
-                tracing::error!(task = name, "task panicked");
-            }
-        });
+        self.0.tracker.spawn(guarded(name, task));
     }
 
     /// Asks every task to stop and waits for them, at most `limit`; true if all have ended.
@@ -55,5 +49,12 @@ impl Tasks {
     #[must_use]
     pub fn running(&self) -> usize {
         self.0.tracker.len()
+    }
+}
+
+/// Nothing of a task that panicked is looked at again.
+async fn guarded(name: &'static str, task: impl Future<Output = ()>) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        tracing::error!(task = name, "task panicked");
     }
 }
