@@ -35,11 +35,24 @@ impl Interceptor for ApiKeyHeader {
 /// # Errors
 /// If a URL cannot be used or a server does not answer.
 pub(super) async fn open(side: &Side, callers: usize) -> anyhow::Result<Vec<Caller>> {
+    open_to(&side.targets, side, callers).await
+}
+
+/// The same to the replicas that take the writes beside streams.
+///
+/// # Errors
+/// If a URL cannot be used or a server does not answer.
+pub(super) async fn open_for_writes(side: &Side, callers: usize) -> anyhow::Result<Vec<Caller>> {
+    let own = &side.write_targets;
+    open_to(if own.is_empty() { &side.targets } else { own }, side, callers).await
+}
+
+async fn open_to(targets: &[String], side: &Side, callers: usize) -> anyhow::Result<Vec<Caller>> {
     let per_connection = side.streams_per_connection.max(1);
-    let count = callers.div_ceil(per_connection).max(side.targets.len().min(callers));
+    let count = callers.div_ceil(per_connection).max(targets.len().min(callers));
     let header = api_key_header(side)?;
     let mut connections = Vec::with_capacity(count);
-    for target in side.targets.iter().cycle().take(count) {
+    for target in targets.iter().cycle().take(count) {
         let channel = connect(target).await.with_context(|| format!("cannot reach {target}"))?;
         connections.push(SyncerClient::with_interceptor(channel, header.clone()));
     }

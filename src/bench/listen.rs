@@ -166,7 +166,7 @@ impl Audience {
             watch(plan.duration, progress, || "idle".to_owned()).await;
             return Ok((Vec::new(), Tallies::default()));
         }
-        let callers = connections::open(side, plan.load.in_flight()).await?;
+        let callers = connections::open_for_writes(side, plan.load.in_flight()).await?;
         let desk = Arc::new(Desk {
             maker: Arc::clone(&self.maker),
             epoch: self.epoch,

@@ -217,6 +217,8 @@ pub struct Side {
     pub name: String,
     /// URLs of its replicas, used in turn.
     pub targets: Vec<String>,
+    /// URLs of the replicas that the writes beside streams go to; empty for the same as streams.
+    pub write_targets: Vec<String>,
     /// Calls and streams that share one connection.
     pub streams_per_connection: usize,
     /// Processes of the server, for their CPU time and memory.

@@ -28,6 +28,7 @@ fn side(name: &str, fake: &Fake) -> Side {
         name: name.to_owned(),
         targets: vec![fake.url()],
         streams_per_connection: 4,
+        write_targets: Vec::new(),
         server_pids: Vec::new(),
         database_pid: None,
         api_key: None,

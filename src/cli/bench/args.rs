@@ -67,6 +67,11 @@ pub(super) struct RunArgs {
     )]
     target: Vec<String>,
 
+    /// URL of a replica that the writes beside streams go to, so that streams on other replicas
+    /// are measured alone; again for each [default: the targets].
+    #[arg(long, value_name = "URL", conflicts_with = "compare", help_heading = "Servers")]
+    write_target: Vec<String>,
+
     /// The server's name in tables and charts.
     #[arg(long, value_name = "NAME", default_value = "data-sync", help_heading = "Servers")]
     name: String,
@@ -309,6 +314,7 @@ impl RunArgs {
         let mut sides = vec![Side {
             name: self.name.clone(),
             targets: self.target.clone(),
+            write_targets: self.write_target.clone(),
             streams_per_connection: self.streams_per_connection,
             server_pids: self.pid.clone(),
             database_pid: self.db_pid,
@@ -318,6 +324,7 @@ impl RunArgs {
             sides.push(Side {
                 name: self.compare_name.clone(),
                 targets: self.compare.clone(),
+                write_targets: Vec::new(),
                 streams_per_connection: self
                     .compare_streams_per_connection
                     .unwrap_or(self.streams_per_connection),
