@@ -110,6 +110,7 @@ struct Replica {
     connection_end: ConnectionEnd,
     connection_tasks: Tasks,
     stop_accepting: CancellationToken,
+    nudges: Tasks,
     background: Tasks,
 }
 
@@ -172,6 +173,7 @@ impl Replica {
             connection_end: ConnectionEnd::default(),
             connection_tasks: Tasks::new(),
             stop_accepting: CancellationToken::new(),
+            nudges: Tasks::new(),
             background,
             metrics,
             log,
@@ -182,7 +184,7 @@ impl Replica {
     /// Starts all three listeners. The store may still be closed.
     async fn serve(&self, sockets: Sockets) -> anyhow::Result<()> {
         let (nudger, nudge_task) = Nudger::new(Arc::clone(&self.feed), Arc::clone(&self.metrics));
-        self.background.spawn("nudges", nudge_task.run(self.background.stop_signal()));
+        self.nudges.spawn("nudges", nudge_task.run(self.nudges.stop_signal()));
 
         let service = SyncService::new(ServiceParts {
             store: Arc::clone(&self.timed_store),
@@ -285,6 +287,7 @@ impl Replica {
             stop_accepting: &self.stop_accepting,
             connections: &self.connection_end,
             connection_tasks: &self.connection_tasks,
+            nudges: &self.nudges,
             background: &self.background,
             store: self.store.as_ref(),
         };

@@ -16,6 +16,7 @@ use crate::support::{
 
 mod faults;
 mod notifications;
+mod nudges;
 mod pooler;
 
 /// A change is told within this time, whatever happens to the announcements.
