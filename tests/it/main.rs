@@ -13,6 +13,7 @@ mod api_keys;
 mod bad_input;
 mod chaos;
 mod cli;
+mod descriptors;
 mod drain;
 mod durability;
 mod fuzz_corpus;
