@@ -18,6 +18,7 @@ mod faults;
 mod notifications;
 mod nudges;
 mod pooler;
+mod rolling;
 
 /// A change is told within this time, whatever happens to the announcements.
 const RECONCILE_BOUND: Duration = Duration::from_secs(5);
