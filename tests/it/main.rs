@@ -9,6 +9,7 @@
     reason = "a test ends when something is off, and runs tasks as clients do"
 )]
 
+mod ages;
 mod api_keys;
 mod bad_input;
 mod chaos;

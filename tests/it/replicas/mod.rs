@@ -14,6 +14,7 @@ use crate::support::{
     wait::until,
 };
 
+mod contention;
 mod faults;
 mod notifications;
 mod nudges;
