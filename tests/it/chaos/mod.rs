@@ -39,6 +39,7 @@ fn number(name: &str) -> Option<u64> {
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Kill,
+    Drain,
     Stop,
     TerminateBackends,
     RestartPostgres,
@@ -47,10 +48,11 @@ enum Fault {
     SwallowDatabase,
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
+    Fault::Drain,
     Fault::Stop,
     Fault::TerminateBackends,
     Fault::RestartPostgres,
@@ -71,6 +73,11 @@ impl Fault {
         match self {
             Self::Kill => {
                 site.kill(replica);
+                sleep(length).await;
+                site.start_replica(replica);
+            }
+            Self::Drain => {
+                site.drain(replica);
                 sleep(length).await;
                 site.start_replica(replica);
             }

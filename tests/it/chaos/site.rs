@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Command,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use data_sync::store::{Quotas, UserId};
@@ -21,6 +22,9 @@ use crate::support::{
 
 /// Where the replicas that are up take connections; none where one is down.
 pub(super) type Way = Arc<Mutex<Vec<Option<SocketAddr>>>>;
+
+/// A replica that is asked to stop is gone within this time.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What differs between one run and another.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +117,17 @@ impl<'p> Site<'p> {
         }
     }
 
-    /// Starts a replica that was killed.
+    /// Asks a replica to stop, and waits until it did so in peace.
+    pub(super) fn drain(&mut self, replica: usize) {
+        self.way.lock().expect("not poisoned")[replica] = None;
+        if let Some(mut server) = self.servers[replica].take() {
+            server.signal("TERM");
+            let status = block_in_place(|| server.wait_for_exit(GRACE));
+            assert_eq!(status.code(), Some(0), "{}", server.log());
+        }
+    }
+
+    /// Starts a replica that is down.
     pub(super) fn start_replica(&mut self, replica: usize) {
         let server = block_in_place(|| self.options.start());
         self.way.lock().expect("not poisoned")[replica] = Some(server.grpc);

@@ -27,7 +27,7 @@ use tonic::{Code, Status, Streaming, transport::Endpoint};
 
 use crate::support::{
     client::{Wallet, fresh_key, now},
-    wait::{PATIENCE, until, within},
+    wait::{PATIENCE, within},
 };
 
 pub(super) const USERS: usize = 200;
@@ -44,8 +44,10 @@ const CALM_PAUSE: Duration = Duration::from_secs(1);
 const HASTY_PAUSE: Duration = Duration::from_secs(3);
 /// Both ask the server whether it is there, and wait that long for the answer.
 const PING: Duration = Duration::from_secs(5);
-/// Devices that connect at the same time.
-const CONNECTING: usize = 50;
+/// Longest time until all devices listen, on a machine that does other things too.
+const OPENING: Duration = Duration::from_secs(60);
+/// Users who are looked at the same time in the end.
+const AUDITS: usize = 50;
 
 /// Records by id, with their revision.
 type Held = BTreeMap<String, u64>;
@@ -268,8 +270,13 @@ impl Fleet {
 
     /// Waits until every device has a live stream.
     pub(super) async fn all_listen(&self) {
-        let all = async || self.seen.listening.load(Ordering::Relaxed) == DEVICES;
-        until("every device listens", all).await;
+        let listening = || self.seen.listening.load(Ordering::Relaxed);
+        let all = timeout(OPENING, async {
+            while listening() < DEVICES {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(all.await.is_ok(), "only {} of {DEVICES} devices listen", listening());
     }
 
     /// When streams ended by the server's word since `start`.
@@ -304,7 +311,7 @@ impl Fleet {
                 );
                 (devices, held)
             });
-        let audits: Vec<_> = audits.buffer_unordered(CONNECTING).collect().await;
+        let audits: Vec<_> = audits.buffer_unordered(AUDITS).collect().await;
         let behind = || {
             let devices = audits.iter().flat_map(|(devices, held)| {
                 devices.iter().filter(move |d| d.held.lock().expect("not poisoned").1 != *held)
