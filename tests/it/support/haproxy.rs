@@ -36,10 +36,15 @@ pub(crate) struct Haproxy {
 impl Haproxy {
     /// Starts one before `backends` for at most `clients` connections.
     pub(crate) fn start(backends: &[Backend], clients: usize) -> Self {
+        Self::start_with(backends, clients, "")
+    }
+
+    /// [`Self::start`] with an option for every backend, such as `send-proxy`.
+    pub(crate) fn start_with(backends: &[Backend], clients: usize, option: &str) -> Self {
         // A free port may be taken before it gets to it.
         let mut log = String::new();
         for _ in 0..3 {
-            match Self::launch(backends, clients) {
+            match Self::launch(backends, clients, option) {
                 Ok(started) => return started,
                 Err(said) => log = said,
             }
@@ -47,7 +52,7 @@ impl Haproxy {
         panic!("haproxy did not start:\n{log}");
     }
 
-    fn launch(backends: &[Backend], clients: usize) -> Result<Self, String> {
+    fn launch(backends: &[Backend], clients: usize, option: &str) -> Result<Self, String> {
         let directory = tempfile::Builder::new()
             .prefix("data-sync-haproxy-")
             .tempdir()
@@ -55,7 +60,12 @@ impl Haproxy {
         let [address, statistics] =
             [free_port(), free_port()].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let settings = directory.path().join("haproxy.cfg");
-        fs::write(&settings, text(backends, clients, address, statistics)).expect("a file");
+        let mut text = general(clients, address, statistics);
+        for (number, Backend { grpc, admin }) in backends.iter().enumerate() {
+            let check = format!("addr {} port {}", admin.ip(), admin.port());
+            writeln!(text, "  server replica{number} {grpc} {check} {option}").expect("text");
+        }
+        fs::write(&settings, text).expect("a file");
         let program = ["/usr/sbin/haproxy", "/usr/bin/haproxy", "/usr/local/sbin/haproxy"]
             .into_iter()
             .find(|path| fs::exists(path).unwrap_or_default())
@@ -85,13 +95,9 @@ impl Haproxy {
     }
 }
 
-fn text(
-    backends: &[Backend],
-    clients: usize,
-    address: SocketAddr,
-    statistics: SocketAddr,
-) -> String {
-    let mut text = format!(
+/// Settings up to the backend's servers.
+fn general(clients: usize, address: SocketAddr, statistics: SocketAddr) -> String {
+    format!(
         "global\n\
          \x20 maxconn {clients}\n\
          defaults\n\
@@ -100,6 +106,11 @@ fn text(
          \x20 timeout server 5m\n\
          \x20 retries 3\n\
          \x20 option redispatch 1\n\
+         frontend statistics\n\
+         \x20 mode http\n\
+         \x20 bind {statistics}\n\
+         \x20 stats enable\n\
+         \x20 stats uri /\n\
          frontend clients\n\
          \x20 mode tcp\n\
          \x20 bind {address}\n\
@@ -109,15 +120,5 @@ fn text(
          \x20 balance leastconn\n\
          \x20 option httpchk GET /readyz\n\
          \x20 default-server check inter 200ms fall 1 rise 1\n"
-    );
-    for (number, Backend { grpc, admin }) in backends.iter().enumerate() {
-        let check = format!("addr {} port {}", admin.ip(), admin.port());
-        writeln!(text, "  server replica{number} {grpc} {check}").expect("strings take text");
-    }
-    write!(
-        text,
-        "frontend statistics\n  mode http\n  bind {statistics}\n  stats enable\n  stats uri /\n"
     )
-    .expect("strings take text");
-    text
 }
