@@ -134,6 +134,8 @@ pub const MAX_PROXY_HEADER_BYTES: usize = 4 * 1024;
 pub const MAX_ADMIN_CONNECTIONS: usize = 64;
 /// Pause after the operating system refused a connection for want of resources.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Files and sockets that are open besides those of callers: the store's, the feed's, the log's.
+pub const RESERVED_DESCRIPTORS: u64 = 128;
 /// Time between two warnings that connections cannot be accepted.
 pub const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest time a unary call may take when its caller set no deadline.

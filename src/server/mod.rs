@@ -28,6 +28,7 @@ pub mod admin;
 mod admin_view;
 mod client_address;
 mod connection;
+mod descriptors;
 mod drain;
 mod ending;
 mod feed;
@@ -128,6 +129,7 @@ pub async fn run(
     listening: impl FnOnce(Addresses) + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
+    descriptors::allow_for(config.max_connections);
     let sockets = Sockets::bind(&config).await?;
     let addresses = sockets.addresses()?;
     let replica = Replica::new(config, metrics, log).await?;

@@ -99,3 +99,16 @@ async fn want_of_descriptors_costs_newcomers_only_and_passes() {
     let log = server.log();
     assert_eq!(log.matches("cannot accept connections").count(), 1, "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_low_limit_that_may_be_raised_is_raised() {
+    let fixture = Fixture::new(Engine::Sqlite).await;
+    let server = fixture.options().open_files_at_first(OPEN_FILES).start();
+    let watch = Watch::new(&server);
+    assert!(watch.read("process_max_fds").await > f64::from(OPEN_FILES));
+    let sockets = flood(server.grpc).await;
+    let newcomer = Wallet::connect(server.grpc, fresh_key()).await;
+    newcomer.must_set("a", 0, b"x").await;
+    assert_eq!(watch.read(FAILED).await, 0.0);
+    drop(sockets);
+}

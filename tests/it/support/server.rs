@@ -15,7 +15,7 @@ use super::wait::PATIENCE;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ServerOptions {
     environment: Vec<(String, String)>,
-    open_files: Option<u32>,
+    open_files: Option<String>,
 }
 
 impl ServerOptions {
@@ -36,8 +36,14 @@ impl ServerOptions {
     }
 
     /// Lets the server have at most `limit` files and sockets open.
-    pub(crate) const fn open_files(mut self, limit: u32) -> Self {
-        self.open_files = Some(limit);
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(format!("ulimit -n {limit}"));
+        self
+    }
+
+    /// [`Self::open_files`] as a limit that the server may raise.
+    pub(crate) fn open_files_at_first(mut self, limit: u32) -> Self {
+        self.open_files = Some(format!("ulimit -S -n {limit}"));
         self
     }
 
@@ -49,9 +55,9 @@ impl ServerOptions {
     /// Starts the server; its log if it ends before it listens.
     pub(crate) fn try_start(&self) -> Result<Server, String> {
         let binary = env!("CARGO_BIN_EXE_data-sync");
-        let mut command = Command::new(self.open_files.map_or(binary, |_| "/bin/sh"));
-        if let Some(limit) = self.open_files {
-            command.args(["-c", &format!("ulimit -n {limit} && exec \"$0\""), binary]);
+        let mut command = Command::new(self.open_files.as_ref().map_or(binary, |_| "/bin/sh"));
+        if let Some(limit) = &self.open_files {
+            command.args(["-c", &format!("{limit} && exec \"$0\""), binary]);
         }
         command
             .env_clear()
