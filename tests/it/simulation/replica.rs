@@ -261,7 +261,8 @@ impl Replica {
         let nudges = nudges.run(nudging.clone());
         tokio::spawn(alive.clone().run_until_cancelled_owned(nudges));
         tokio::spawn(alive.clone().run_until_cancelled_owned(carry(incoming, Arc::clone(&gate))));
-        if plan.mutant != Some(Mutant::DropsNotifications) {
+        // A replica alone, as over SQLite, has nothing that makes up for what its hub misses.
+        if !plan.is_exact() && plan.mutant != Some(Mutant::DropsNotifications) {
             let missed = (Arc::clone(network), life);
             let reconcile = reconcile(store, hub, missed, Arc::clone(&gate));
             tokio::spawn(alive.clone().run_until_cancelled_owned(reconcile));
