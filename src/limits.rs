@@ -134,6 +134,10 @@ pub const MAX_PROXY_HEADER_BYTES: usize = 4 * 1024;
 pub const MAX_ADMIN_CONNECTIONS: usize = 64;
 /// Pause after the operating system refused a connection for want of resources.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Files and sockets that are open besides those of callers: the store's, the feed's, the log's.
+pub const RESERVED_DESCRIPTORS: u64 = 128;
+/// Time between two warnings that connections cannot be accepted.
+pub const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest time a unary call may take when its caller set no deadline.
 pub const UNARY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -196,6 +200,9 @@ pub const LISTEN_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between attempts to make the LISTEN connection anew.
 pub const LISTEN_BACKOFF: (Duration, Duration) =
     (Duration::from_millis(50), Duration::from_secs(2));
+/// A LISTEN connection over which nothing is heard any more is given up within this time: a
+/// heartbeat, its proof and its answer, and some more.
+pub const LISTEN_LOSS_FOUND_WITHIN: Duration = Duration::from_secs(10);
 /// Time until LISTEN is tried again where it is in force and yet nothing is heard.
 pub const LISTEN_RETEST_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest and longest time between two comparisons of heads. With [`RECONCILE_SECOND_LOOK`] and
@@ -214,6 +221,13 @@ pub const RECONCILE_CHUNK_USERS: usize = 1_000;
 pub const RECONCILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after such a reading failed.
 pub const RECONCILE_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a nudge stands in the database for replicas that did not hear it.
+pub const NUDGE_LOG_TIME: Duration = Duration::from_secs(600);
+/// A nudge may come to stand there this much later than the time it bears.
+pub const NUDGE_LOG_MARGIN: Duration = Duration::from_secs(3);
+/// Most nudges read there at once, 24 bytes each; the newest count.
+pub const MAX_MISSED_NUDGES: usize = 50_000;
 
 // Server: connections that stay.
 

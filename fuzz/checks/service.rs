@@ -4,22 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_sync::{
-    auth::{Authenticator, signing::SignedRequest as _},
-    clock::{Clock, ManualClock},
+    auth::signing::SignedRequest as _,
     limits::MAX_REQUEST_MESSAGE_BYTES,
-    notify::{Hub, LocalFeed},
     proto::{
         GetLockRequest, ListChangesRequest, ListenChangesRequest, SetLockRequest, SetRecordRequest,
         SetRecordStatus,
         syncer_server::{Syncer, SyncerServer},
     },
-    service::{
-        ServiceParts, StreamLife, SyncService,
-        nudge::Nudger,
-        places::StreamPlaces,
-        rate::{RateLimits, Rates},
-    },
-    store::{Quotas, StoreContext, memory::MemoryStore},
+    service::SyncService,
     telemetry::metrics::Metrics,
 };
 use http::{Request as HttpRequest, StatusCode, header::CONTENT_TYPE};
@@ -31,9 +23,10 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::key;
 
+#[path = "../../tests/bench/in_memory.rs"]
+mod in_memory;
+
 const NOW_SECONDS: u32 = 1_700_000_000;
-/// Streams of the service, and of one user of it.
-const MAX_STREAMS: usize = 1_000;
 const METHODS: [&str; 5] = ["SetRecord", "ListChanges", "ListenChanges", "SetLock", "GetLock"];
 const CONTENT_TYPES: [&str; 5] = [
     "application/grpc-web",
@@ -54,31 +47,7 @@ thread_local! {
 }
 
 fn service() -> SyncService {
-    let metrics = METRICS.with(Arc::clone);
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(u64::from(NOW_SECONDS) * 1_000));
-    let hub = Arc::new(Hub::new());
-    let feed = Arc::new(LocalFeed::new(Arc::clone(&hub), &metrics));
-    let store = MemoryStore::new(StoreContext {
-        feed: feed.clone(),
-        quotas: Quotas::default(),
-        clock: Arc::clone(&clock),
-        metrics: Arc::clone(&metrics),
-    });
-    let auth = Authenticator::new(None, &clock, Arc::clone(&metrics)).expect("no key is asked for");
-    let (nudger, _task) = Nudger::new(feed.clone(), Arc::clone(&metrics));
-    SyncService::new(ServiceParts {
-        store: Arc::new(store),
-        feed,
-        hub,
-        auth: Arc::new(auth),
-        clock,
-        metrics,
-        nudger,
-        streams: StreamLife::new(None, Duration::ZERO),
-        places: Arc::new(StreamPlaces::new(MAX_STREAMS, MAX_STREAMS)),
-        rates: RateLimits::new(Rates::default()),
-        request_timeout: PATIENCE,
-    })
+    in_memory::service(METRICS.with(Arc::clone), NOW_SECONDS, PATIENCE)
 }
 
 /// Whatever a message says, it is answered, and never as a fault of the server's. The first byte

@@ -13,7 +13,7 @@ use dashmap::{DashMap, mapref::entry::Entry};
 use prometheus::IntCounter;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +100,7 @@ pub(super) struct Listener {
 impl Listener {
     /// Accepts connections until told to stop; each is served by a task of its own.
     pub(super) async fn run<S: ConnectionService>(self, service: S) {
+        let mut warned = None;
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -107,8 +108,23 @@ impl Listener {
             };
             match accepted {
                 Ok((socket, peer)) => self.admit(socket, peer.ip(), service.clone()),
-                Err(error) => self.pause_after(&error).await,
+                // A peer that is gone already is no reason to wait; want of descriptors or memory is.
+                Err(error) if is_of_one_peer(&error) => {}
+                Err(error) => {
+                    self.warn(&error, &mut warned);
+                    self.refused("accept").inc();
+                    sleep(limits::ACCEPT_BACKOFF).await;
+                }
             }
+        }
+    }
+
+    /// Says that nothing can be accepted, now and then: connections that come and go at the limit
+    /// would say it many times a second.
+    fn warn(&self, error: &io::Error, warned: &mut Option<Instant>) {
+        if warned.is_none_or(|warned| warned.elapsed() >= limits::ACCEPT_WARNING_INTERVAL) {
+            *warned = Some(Instant::now());
+            tracing::warn!(listener = self.name, %error, "cannot accept connections, pausing");
         }
     }
 
@@ -142,21 +158,16 @@ impl Listener {
     fn refused(&self, reason: &str) -> IntCounter {
         self.metrics.connections_refused.with_label_values(&[self.name, reason])
     }
+}
 
-    /// A peer that is gone already is no reason to wait; want of descriptors or memory is.
-    async fn pause_after(&self, error: &io::Error) {
-        let gone = matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionRefused
-        );
-        if !gone {
-            tracing::warn!(listener = self.name, %error, "cannot accept connections, pausing");
-            self.refused("accept").inc();
-            sleep(limits::ACCEPT_BACKOFF).await;
-        }
-    }
+/// Whether accepting failed for a reason that ends with the peer it happened to.
+fn is_of_one_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
 }
 
 /// A connection that was let in.

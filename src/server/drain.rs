@@ -26,6 +26,8 @@ pub(super) struct Drain<'a> {
     pub(super) connections: &'a ConnectionEnd,
     /// Tasks of public connections.
     pub(super) connection_tasks: &'a Tasks,
+    /// Plans nudges for pages that calls got, and announces them through the background.
+    pub(super) nudges: &'a Tasks,
     /// Everything else that runs in the background.
     pub(super) background: &'a Tasks,
     pub(super) store: &'a dyn Store,
@@ -55,6 +57,9 @@ impl Drain<'_> {
             wait_until(no_connections, limits::TASK_JOIN_TIMEOUT).await;
         }
 
+        if !self.nudges.stop(limits::TASK_JOIN_TIMEOUT).await {
+            tracing::error!("the nudges did not end in time");
+        }
         if tokio::time::timeout(limits::TASK_JOIN_TIMEOUT, self.store.close()).await.is_err() {
             tracing::error!("the store did not close in time");
         }

@@ -28,6 +28,7 @@ pub mod admin;
 mod admin_view;
 mod client_address;
 mod connection;
+mod descriptors;
 mod drain;
 mod ending;
 mod feed;
@@ -110,6 +111,7 @@ struct Replica {
     connection_end: ConnectionEnd,
     connection_tasks: Tasks,
     stop_accepting: CancellationToken,
+    nudges: Tasks,
     background: Tasks,
 }
 
@@ -127,6 +129,7 @@ pub async fn run(
     listening: impl FnOnce(Addresses) + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
+    descriptors::allow_for(config.max_connections);
     let sockets = Sockets::bind(&config).await?;
     let addresses = sockets.addresses()?;
     let replica = Replica::new(config, metrics, log).await?;
@@ -172,6 +175,7 @@ impl Replica {
             connection_end: ConnectionEnd::default(),
             connection_tasks: Tasks::new(),
             stop_accepting: CancellationToken::new(),
+            nudges: Tasks::new(),
             background,
             metrics,
             log,
@@ -182,7 +186,7 @@ impl Replica {
     /// Starts all three listeners. The store may still be closed.
     async fn serve(&self, sockets: Sockets) -> anyhow::Result<()> {
         let (nudger, nudge_task) = Nudger::new(Arc::clone(&self.feed), Arc::clone(&self.metrics));
-        self.background.spawn("nudges", nudge_task.run(self.background.stop_signal()));
+        self.nudges.spawn("nudges", nudge_task.run(self.nudges.stop_signal()));
 
         let service = SyncService::new(ServiceParts {
             store: Arc::clone(&self.timed_store),
@@ -285,6 +289,7 @@ impl Replica {
             stop_accepting: &self.stop_accepting,
             connections: &self.connection_end,
             connection_tasks: &self.connection_tasks,
+            nudges: &self.nudges,
             background: &self.background,
             store: self.store.as_ref(),
         };

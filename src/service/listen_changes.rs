@@ -141,6 +141,7 @@ impl SyncService {
         let caller = self.authenticate(call, request)?;
         let parts = &self.0;
         if parts.streams.is_draining() {
+            leave_connection(call.hangup.as_ref());
             return Err(ServiceError::StreamEnded(StreamEnd::Draining));
         }
 
@@ -166,6 +167,13 @@ impl SyncService {
             stage: Stage::Live,
         };
         Ok(futures_util::stream::unfold(listener, Listener::step))
+    }
+}
+
+/// A client that listens again at once must find another replica, not this connection.
+fn leave_connection(hangup: Option<&Hangup>) {
+    if let Some(hangup) = hangup {
+        hangup.0.cancel();
     }
 }
 
@@ -211,11 +219,8 @@ impl Listener {
             }
         };
         open.ended = ended;
-        if life.is_draining()
-            && let Some(hangup) = &self.hangup
-        {
-            // A client that listens again at once must find another replica, not this connection.
-            hangup.0.cancel();
+        if life.is_draining() {
+            leave_connection(self.hangup.as_ref());
         }
         Err(error)
     }

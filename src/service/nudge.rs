@@ -92,11 +92,12 @@ pub struct NudgeTask {
 }
 
 impl NudgeTask {
-    /// Works until `stop` or until the last [`Nudger`] is gone.
+    /// Works until `stop` or until the last [`Nudger`] is gone. What is planned by then is done
+    /// at once: better early than never.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.finish(),
                 page = self.inbox.recv() => match page {
                     Some(page) => self.plan(page),
                     None => return,
@@ -117,6 +118,16 @@ impl NudgeTask {
         }
     }
 
+    fn finish(mut self) {
+        while let Ok(page) = self.inbox.try_recv() {
+            self.plan(page);
+        }
+        while let Some(next) = self.due.peek() {
+            let user = self.due.remove(&next).into_inner();
+            self.nudge(user);
+        }
+    }
+
     fn nudge(&self, user: UserId) {
         self.metrics.nudges.inc();
         self.feed.nudge(user);
@@ -126,6 +137,7 @@ impl NudgeTask {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notify::{Hub, LocalFeed};
 
     fn page(since: u64) -> CutPage {
         CutPage { user: UserId::new([2; 33]), since }
@@ -171,5 +183,27 @@ mod tests {
         let later = now + limits::NUDGE_MEMORY;
         assert_eq!(backoff.delay(page(u64::MAX), later), Duration::ZERO);
         assert_eq!(backoff.listed.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_stops_leaves_no_planned_nudge_behind() {
+        let (hub, metrics) = (Arc::new(Hub::new()), Arc::new(Metrics::new()));
+        let feed = Arc::new(LocalFeed::new(Arc::clone(&hub), &metrics));
+        let (nudger, task) = Nudger::new(feed, Arc::clone(&metrics));
+        let (stop, user) = (CancellationToken::new(), page(0).user);
+        let mut stream = hub.subscribe(user);
+        stream.start_at(0);
+        for _ in 0..3 {
+            nudger.page_was_cut(user, 0);
+        }
+        let client = async {
+            stream.next().await;
+            assert_eq!(metrics.nudges.get(), 1);
+            nudger.page_was_cut(user, 0);
+            stop.cancel();
+        };
+        tokio::join!(task.run(stop.clone()), client);
+        assert_eq!(metrics.nudges.get(), 4);
+        stream.next().await;
     }
 }

@@ -85,6 +85,8 @@ pub struct Metrics {
     pub resyncs: IntCounterVec,
     /// `data_sync_reconciled_users_total`
     pub reconciled_users: IntCounter,
+    /// `data_sync_missed_nudges_total`
+    pub missed_nudges: IntCounter,
 
     /// `data_sync_store_operation_seconds{op,outcome}`
     pub store_seconds: HistogramVec,
@@ -201,6 +203,7 @@ impl Metrics {
             listener_reconnects: r.counter("data_sync_listener_reconnects_total", "Times the LISTEN connection was made anew."),
             resyncs: r.counters("data_sync_resyncs_total", "Comparisons of heads with what streams were told.", &["reason"]),
             reconciled_users: r.counter("data_sync_reconciled_users_total", "Users whose streams were woken by a comparison of heads."),
+            missed_nudges: r.counter("data_sync_missed_nudges_total", "Users whose streams were woken for a nudge that was not heard and found in the database."),
 
             store_seconds: r.histograms("data_sync_store_operation_seconds", "Time of store operations, in seconds.", &["op", "outcome"]),
             store_retries: r.counters("data_sync_store_retries_total", "Store operations tried again.", &["op", "reason"]),

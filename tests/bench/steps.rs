@@ -4,20 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use data_sync::{
-    auth::{Authenticator, signature::recover, signing::SignedRequest as _},
-    clock::{Clock, ManualClock},
-    notify::{Change, Hub, LocalFeed, Subscription},
+    auth::{signature::recover, signing::SignedRequest as _},
+    notify::{Change, Hub, Subscription},
     proto::{
         ListChangesReply, ListChangesRequest, Record, SetRecordReply, SetRecordRequest,
         syncer_server::Syncer as _,
     },
-    service::{
-        ServiceParts, StreamLife, SyncService,
-        nudge::Nudger,
-        places::StreamPlaces,
-        rate::{RateLimits, Rates},
-    },
-    store::{Quotas, StoreContext, UserId, memory::MemoryStore},
+    service::SyncService,
+    store::UserId,
     telemetry::metrics::Metrics,
 };
 use prost::Message as _;
@@ -25,9 +19,10 @@ use secp256k1::SecretKey;
 use tokio::runtime::Runtime;
 use tonic::Request;
 
+#[path = "in_memory.rs"]
+mod in_memory;
+
 const NOW_SECONDS: u32 = 1_700_000_000;
-/// Streams of the service, and of one user of it.
-const MAX_STREAMS: usize = 1_000;
 const SMALL_RECORD_BYTES: usize = 1_024;
 const LARGE_RECORD_BYTES: usize = 65_536;
 const PAGE_RECORDS: u64 = 100;
@@ -143,31 +138,7 @@ fn runtime() -> Runtime {
 }
 
 fn service() -> SyncService {
-    let metrics = Arc::new(Metrics::new());
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(u64::from(NOW_SECONDS) * 1_000));
-    let hub = Arc::new(Hub::new());
-    let feed = Arc::new(LocalFeed::new(Arc::clone(&hub), &metrics));
-    let store = MemoryStore::new(StoreContext {
-        feed: feed.clone(),
-        quotas: Quotas::default(),
-        clock: Arc::clone(&clock),
-        metrics: Arc::clone(&metrics),
-    });
-    let auth = Authenticator::new(None, &clock, Arc::clone(&metrics)).expect("no key is asked for");
-    let (nudger, _task) = Nudger::new(feed.clone(), Arc::clone(&metrics));
-    SyncService::new(ServiceParts {
-        store: Arc::new(store),
-        feed,
-        hub,
-        auth: Arc::new(auth),
-        clock,
-        metrics,
-        nudger,
-        streams: StreamLife::new(None, Duration::ZERO),
-        places: Arc::new(StreamPlaces::new(MAX_STREAMS, MAX_STREAMS)),
-        rates: RateLimits::new(Rates::default()),
-        request_timeout: Duration::from_secs(10),
-    })
+    in_memory::service(Arc::new(Metrics::new()), NOW_SECONDS, Duration::from_secs(10))
 }
 
 fn user() -> UserId {

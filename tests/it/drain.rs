@@ -135,3 +135,24 @@ async fn a_client_whose_stream_was_drained_must_use_another_connection() {
     // Not because the drain has come to the connections: streams are still open.
     assert!(metric(&server, "data_sync_active_streams").await >= 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_whose_stream_is_refused_by_a_drain_must_use_another_connection() {
+    let fixture = Fixture::new(Engine::Sqlite).await;
+    let server = fixture.options().env("SHUTDOWN_SPREAD", "10s").start();
+    let wallet = Wallet::connect(server.grpc, fresh_key()).await;
+    let mut late = RawClient::connect(server.grpc, 1024 * 1024).await;
+    let mut listeners = Vec::new();
+    for _ in 0..8 {
+        listeners.push(raw_listener(server.grpc, 1024 * 1024).await);
+    }
+    server.signal("TERM");
+    let ends_streams = || async { server.log().contains("draining: ending streams") };
+    crate::support::wait::until("streams are ended", ends_streams).await;
+    let listen = wallet.signed(ListenChangesRequest { request_time: now(), ..Default::default() });
+    let reply = late.answer("ListenChanges", &listen).await;
+    assert_eq!(Code::from_bytes(reply.headers()["grpc-status"].as_bytes()), Code::Unavailable);
+    late.refuses_calls().await;
+    // Not because the drain has come to the connections: streams are still open.
+    assert!(metric(&server, "data_sync_active_streams").await >= 1.0);
+}

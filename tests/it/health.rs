@@ -14,7 +14,11 @@ use crate::support::{
     wait::within,
 };
 
-async fn check(address: SocketAddr, service: &str) -> Result<ServingStatus, tonic::Status> {
+/// What a service's health check says over gRPC.
+pub(crate) async fn check(
+    address: SocketAddr,
+    service: &str,
+) -> Result<ServingStatus, tonic::Status> {
     let request = HealthCheckRequest { service: service.to_owned() };
     let mut client = HealthClient::new(channel(address).await);
     let reply = within("Check", client.check(request)).await?;

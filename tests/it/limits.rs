@@ -7,10 +7,11 @@ use tonic_types::StatusExt as _;
 use crate::support::{
     client::{Wallet, end, fresh_key, next, now},
     engine::{Engine, Fixture},
+    haproxy::{Backend, Haproxy},
     http::{metric, metric_becomes},
     raw::RawClient,
     server::Server,
-    wait::within,
+    wait::{until, within},
 };
 
 /// Calls that a rate of one a second lets through at once.
@@ -148,6 +149,27 @@ async fn connections_are_capped_by_the_address_that_a_proxy_names() {
     let bare = RawClient::connect(server.grpc, WINDOW).await;
     bare.closed().await;
     assert_eq!(metric(&server, &refused("proxy_header")).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_proxy_names_the_client_in_both_versions() {
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let fixture = Fixture::new(Engine::Sqlite).await;
+        let options = fixture.options().env("PROXY_PROTOCOL", "on");
+        let server = options.env("MAX_CONNECTIONS_PER_ADDRESS", "1").start();
+        let backend = Backend { grpc: server.grpc, admin: server.admin };
+        let proxy = tokio::task::block_in_place(|| Haproxy::start_with(&[backend], 100, version));
+        until("the proxy sees the server", async || proxy.replicas_up().await == 1).await;
+        // To the server's socket all of them come from the proxy's one address.
+        let from = async |source| RawClient::connect_from(source, proxy.address, WINDOW).await;
+        let _first = from([127, 0, 0, 1]).await;
+        let _second = from([127, 0, 0, 2]).await;
+        metric_becomes(&server, r#"data_sync_connections{listener="grpc"}"#, 2.0).await;
+        from([127, 0, 0, 2]).await.closed().await;
+        let refused =
+            r#"data_sync_connections_refused_total{listener="grpc",reason="address_limit"}"#;
+        assert_eq!(metric(&server, refused).await, 1.0, "{version}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,10 +9,12 @@
     reason = "a test ends when something is off, and runs tasks as clients do"
 )]
 
+mod ages;
 mod api_keys;
 mod bad_input;
 mod chaos;
 mod cli;
+mod descriptors;
 mod drain;
 mod durability;
 mod fuzz_corpus;

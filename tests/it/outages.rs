@@ -6,6 +6,7 @@ use data_sync::proto::ListChangesRequest;
 use h2::RecvStream;
 use http::Response;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt as _;
 
 use crate::support::{
@@ -41,6 +42,18 @@ async fn admin_status(server: &Server, path: &str) -> u16 {
     status
 }
 
+/// Every health service answers at once that it serves: a replica's health is not the database's.
+async fn is_healthy(server: &Server) {
+    for service in ["", "sync.Syncer", "readiness", "liveness"] {
+        let began = Instant::now();
+        let status = crate::health::check(server.grpc, service).await.expect("answers");
+        assert_eq!(status, ServingStatus::Serving, "{service}");
+        assert!(began.elapsed() < ABOUT_A_SECOND, "{service} took {:?}", began.elapsed());
+    }
+    assert_eq!(admin_status(server, "/livez").await, 200);
+    assert_eq!(admin_status(server, "/readyz").await, 200, "others are no better off");
+}
+
 async fn every_call_is_unavailable(wallet: &Wallet) {
     let now = Instant::now();
     is_unavailable("SetRecord", wallet.set("r", 1, b"y").await, now);
@@ -66,8 +79,7 @@ async fn a_dead_database_is_unavailable_to_every_call_and_comes_back_by_itself()
     for _ in 0..3 {
         every_call_is_unavailable(&wallet).await;
     }
-    assert_eq!(admin_status(&server, "/livez").await, 200);
-    assert_eq!(admin_status(&server, "/readyz").await, 200, "alive, and others are no better off");
+    is_healthy(&server).await;
     assert_eq!(admin_status(&server, "/metrics").await, 200);
     assert_eq!(admin_status(&server, "/statusz").await, 200);
     cluster.resume();
@@ -83,7 +95,9 @@ async fn a_dead_database_is_unavailable_to_every_call_and_comes_back_by_itself()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exhausted_pool_is_unavailable_soon_and_heals_by_itself() {
     let database = migrated_database().await;
-    let server = ServerOptions::postgres(&database.url()).env("DATABASE_POOL_SIZE", "2").start();
+    let options = ServerOptions::postgres(&database.url()).env("DATABASE_POOL_SIZE", "2");
+    // The pool is to be in use for as long as this takes.
+    let server = options.env("DATABASE_STATEMENT_TIMEOUT", "15s").start();
     let wallet = Wallet::connect(server.grpc, fresh_key()).await;
     wallet.must_set("r", 0, b"x").await;
     let blocker = database.connect().await;
@@ -109,8 +123,11 @@ async fn an_exhausted_pool_is_unavailable_soon_and_heals_by_itself() {
         let now = Instant::now();
         is_unavailable("GetLock", wallet.locked("l").await, now);
     }
-    assert_eq!(admin_status(&server, "/livez").await, 200);
-    assert_eq!(admin_status(&server, "/readyz").await, 200);
+    let now = Instant::now();
+    is_unavailable("SetLock", wallet.lock("l", true, None).await, now);
+    let now = Instant::now();
+    is_unavailable("ListenChanges", wallet.listen().await.map(|_| ()), now);
+    is_healthy(&server).await;
     blocker.batch_execute("ROLLBACK").await.expect("lets go");
     for call in stuck {
         // Let through, or cut by the limit of a statement or a lock: never anything else.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commit → hub (own streams) → outbox → notifier → NOTIFY ⇢ LISTEN → listener → hub → streams
-//!                                                             heads → reconcile ↗
+//!                                               heads, noted nudges → reconcile ↗
 //! ```
 //!
 //! The upper way is quick and may lose; the lower one finds within seconds what was lost.
@@ -22,12 +22,14 @@ use crate::{
 };
 
 mod listener;
+mod missed;
 mod notifier;
 mod outbox;
 mod payload;
 mod reconcile;
 
 use listener::{Ears, Listener};
+use missed::{MissedNudges, PostgresNudgeLog};
 use notifier::Notifier;
 use outbox::{Outbox, Waiting};
 use reconcile::{Reconciler, Resync};
@@ -69,7 +71,7 @@ impl PostgresFeed {
         let listening = Connector::new(&config.direct_url, config, tasks)?;
         let (state, watched) = watch::channel(ListenState::Starting);
         let resync = Resync::default();
-        let notifier = Notifier::new(notifying, Arc::clone(&outbox), origin);
+        let notifier = Notifier::new(notifying.clone(), Arc::clone(&outbox), origin);
         let listener = Listener {
             connector: listening,
             outbox: Arc::clone(&outbox),
@@ -78,8 +80,10 @@ impl PostgresFeed {
             state,
             metrics: Arc::clone(metrics),
         };
+        let nudge_log = PostgresNudgeLog::new(notifying, origin);
         let reconciler = Reconciler {
             hub: Arc::clone(hub),
+            missed: MissedNudges::new(nudge_log, Arc::clone(hub), metrics.missed_nudges.clone()),
             store,
             resync,
             listening: watched.clone(),

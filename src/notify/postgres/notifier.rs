@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, Row, types::Type};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     limits::{
         MAX_ANNOUNCEMENTS_PER_NOTIFY, NOTIFY_FLUSH_TIMEOUT, NOTIFY_INTERVAL, NOTIFY_TIMEOUT,
-        RECONNECT_BACKOFF,
+        NUDGE_LOG_TIME, RECONNECT_BACKOFF,
     },
     notify::UserTag,
     store::{
@@ -29,6 +29,10 @@ use crate::{
 };
 
 const NOTIFY: &str = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
+
+/// The same, and the nudges among it are noted for whoever does not hear them; see [`super::missed`].
+const NOTIFY_AND_NOTE: &str = "SELECT data_sync.note_nudges_v1($3, $4, $5), \
+                               count(pg_notify($1, payload)) FROM unnest($2::text[]) AS payload";
 
 /// The task that empties the outbox.
 pub(super) struct Notifier {
@@ -116,9 +120,7 @@ impl Notifier {
         let header = Header { origin: self.origin, serial: self.serial };
         let now = Instant::now();
         let texts = payload::encode(header, batch.iter().map(|news| entry(news, now)));
-        let parameters = [(&CHANNEL as _, Type::TEXT), (&texts as _, Type::TEXT_ARRAY)];
-        let sent = transact(&client, &self.begin, NOTIFY, &parameters, NOTIFY_TIMEOUT).await;
-        match sent {
+        match self.announce(&client, &texts, &batch).await {
             Ok(_) => {
                 self.outbox.message_committed(self.serial);
                 self.client = Some(client);
@@ -133,6 +135,32 @@ impl Notifier {
                 Err(error)
             }
         }
+    }
+
+    /// Makes the transaction that announces `texts`, which tell of `batch`.
+    async fn announce(
+        &self,
+        client: &Client,
+        texts: &[String],
+        batch: &[(UserTag, Waiting)],
+    ) -> Result<Vec<Row>, StoreError> {
+        let nudged = batch.iter().filter(|(_, news)| news.nudge);
+        let nudged: Vec<&[u8]> = nudged.map(|(tag, _)| tag.as_bytes().as_slice()).collect();
+        let origin = self.origin.cast_signed();
+        let keep_ms = i64::try_from(NUDGE_LOG_TIME.as_millis()).unwrap_or(i64::MAX);
+        let parameters = [
+            (&CHANNEL as _, Type::TEXT),
+            (&texts as _, Type::TEXT_ARRAY),
+            (&nudged as _, Type::BYTEA_ARRAY),
+            (&origin as _, Type::INT8),
+            (&keep_ms as _, Type::INT8),
+        ];
+        let (statement, parameters) = if nudged.is_empty() {
+            (NOTIFY, &parameters[..2])
+        } else {
+            (NOTIFY_AND_NOTE, &parameters[..])
+        };
+        transact(client, &self.begin, statement, parameters, NOTIFY_TIMEOUT).await
     }
 
     /// Says how it went, once; whether it went well.

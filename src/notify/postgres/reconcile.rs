@@ -5,6 +5,8 @@
 //! with a full outbox. A comparison makes up for them, and can name no writer; so a head that is
 //! ahead is looked at a second time, after an announcement on its way would have arrived. Without
 //! that a device would be woken by its own writes.
+//!
+//! Nudges move no head; what makes up for them is [`super::missed`], in the same turns.
 
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::missed::{MissedNudges, NudgeLog};
 use crate::{
     limits::{
         RECONCILE_CHUNK_USERS, RECONCILE_DEAF_INTERVAL, RECONCILE_INTERVAL, RECONCILE_READ_TIMEOUT,
@@ -36,15 +39,36 @@ impl Resync {
 }
 
 /// The task that compares.
-pub(super) struct Reconciler {
+pub(super) struct Reconciler<L> {
     pub(super) hub: Arc<Hub>,
     pub(super) store: Arc<dyn Store>,
     pub(super) resync: Resync,
     pub(super) listening: watch::Receiver<ListenState>,
+    pub(super) missed: MissedNudges<L>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Reconciler {
+/// What made a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Periodic,
+    /// LISTEN is in force anew.
+    Connected,
+    /// The turn before failed.
+    Retry,
+}
+
+impl Turn {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Periodic => "periodic",
+            Self::Connected => "connected",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+impl<L: NudgeLog> Reconciler<L> {
     /// Works until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         // Dropped at whatever it does: a comparison leaves nothing half done.
@@ -53,10 +77,10 @@ impl Reconciler {
 
     async fn compare_for_ever(&mut self) {
         let mut warned = false;
-        let mut reason = self.turn().await;
+        let mut turn = self.turn().await;
         loop {
-            self.metrics.resyncs.with_label_values(&[reason]).inc();
-            reason = match self.compare().await {
+            self.metrics.resyncs.with_label_values(&[turn.as_str()]).inc();
+            turn = match self.make_up(turn).await {
                 Ok(()) => {
                     if warned {
                         tracing::info!("heads can be compared again");
@@ -70,14 +94,21 @@ impl Reconciler {
                         warned = true;
                     }
                     sleep(RECONCILE_RETRY_PAUSE).await;
-                    "retry"
+                    Turn::Retry
                 }
             };
         }
     }
 
+    /// Finds what was lost, of changes and of nudges.
+    async fn make_up(&mut self, turn: Turn) -> Result<(), StoreError> {
+        let is_hearing = *self.listening.borrow() == ListenState::Hearing;
+        let nudges = self.missed.make_up(turn == Turn::Connected || !is_hearing).await;
+        self.compare().await.and(nudges)
+    }
+
     /// Waits for the next turn; tells what made it.
-    async fn turn(&mut self) -> &'static str {
+    async fn turn(&mut self) -> Turn {
         let last = Instant::now();
         let chance = rand::random_range(0.0..1.0);
         loop {
@@ -89,8 +120,10 @@ impl Reconciler {
             };
             let due = last + shortest + (longest - shortest).mul_f64(chance);
             tokio::select! {
-                () = self.resync.0.notified() => return "connected",
-                () = sleep_until(due) => return "periodic",
+                // A new connection counts as one even if the turn was due anyway.
+                biased;
+                () = self.resync.0.notified() => return Turn::Connected,
+                () = sleep_until(due) => return Turn::Periodic,
                 // The pace may be another one now. The sender ends with the process.
                 Ok(()) = self.listening.changed() => {}
             }
@@ -143,7 +176,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::SystemClock,
-        notify::{Change, Hint, Subscription},
+        notify::{Change, Hint, Subscription, postgres::missed::tests::Log},
         store::{
             Quotas, StoreContext,
             conformance::{RecordingFeed, new_write, soon, user},
@@ -159,6 +192,7 @@ mod tests {
         hub: Arc<Hub>,
         /// Announces nothing to anybody.
         store: Arc<MemoryStore>,
+        log: Log,
         stream: Subscription,
         state: watch::Sender<ListenState>,
         resync: Resync,
@@ -179,17 +213,18 @@ mod tests {
         let mut stream = hub.subscribe(user(1));
         stream.start_at(0);
         let (state, listening) = watch::channel(state);
-        let resync = Resync::default();
+        let (resync, log) = (Resync::default(), Log::default());
         let reconciler = Reconciler {
             hub: Arc::clone(&hub),
             store: Arc::clone(&store) as _,
             resync: resync.clone(),
             listening,
+            missed: MissedNudges::new(log.clone(), Arc::clone(&hub), metrics.missed_nudges.clone()),
             metrics: Arc::clone(&metrics),
         };
         let tasks = Tasks::new();
         tasks.spawn("reconciler", reconciler.run(tasks.stop_signal()));
-        Fixture { hub, store, stream, state, resync, metrics, tasks }
+        Fixture { hub, store, log, stream, state, resync, metrics, tasks }
     }
 
     impl Fixture {
@@ -265,6 +300,19 @@ mod tests {
         f.write("a").await;
         f.state.send_replace(ListenState::Lost);
         assert!(f.told_within(often).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_nudge_that_was_not_heard_is_made_up_for_while_deaf_and_when_listening_anew() {
+        let mut f = start(ListenState::Deaf);
+        f.log.note(user(1));
+        let often = RECONCILE_DEAF_INTERVAL.1 + Duration::from_millis(100);
+        let hint = f.told_within(often).await.expect("told in time");
+        assert_eq!((hint.client_id, hint.changes), (None, 0));
+        let mut f = start(ListenState::Hearing);
+        f.log.note(user(1));
+        f.resync.connected();
+        assert!(f.told_within(Duration::from_millis(100)).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "functions",
         sql: include_str!("../../../migrations/postgres/0002_functions.sql"),
     },
+    Migration {
+        version: 3,
+        name: "nudges",
+        sql: include_str!("../../../migrations/postgres/0003_nudges.sql"),
+    },
 ];
 
 /// Key of the advisory lock that one migrating process holds; any fixed number serves.

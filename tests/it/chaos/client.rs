@@ -8,16 +8,19 @@ use std::{
     time::Duration,
 };
 
-use data_sync::proto::{
-    GetLockRequest, ListChangesReply, ListChangesRequest, ListenChangesRequest, SetLockRequest,
-    SetRecordRequest, SetRecordStatus,
+use data_sync::{
+    proto::{
+        GetLockRequest, ListChangesReply, ListChangesRequest, ListenChangesRequest, SetLockRequest,
+        SetRecordRequest, SetRecordStatus,
+    },
+    store::UserId,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use secp256k1::SecretKey;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Response, Status,
+    Code, Response, Status,
     transport::{Channel, Endpoint},
 };
 use uuid::Uuid;
@@ -35,7 +38,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(8);
 /// Records and locks that all clients of a user share.
 const SHARED_IDS: u32 = 8;
-const LOCKS: u32 = 2;
+const LOCKS: u32 = 3;
 
 #[derive(Debug, Default)]
 struct Held {
@@ -78,6 +81,11 @@ impl Client {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().expect("not poisoned")
+    }
+
+    /// Whose client it is.
+    pub(super) fn user(&self) -> UserId {
+        UserId::new(self.key.public_key().serialize())
     }
 
     /// What it holds, in the checker's words.
@@ -174,7 +182,7 @@ impl Client {
                                 self.pull().await;
                             }
                         }
-                        Ok(None) => break tonic::Code::Ok,
+                        Ok(None) => break Code::Ok,
                         Err(status) => break honest(status).code(),
                     }
                 },
@@ -230,6 +238,8 @@ impl Client {
                 }
                 // The listener will bring what was there before.
                 Ok(_) => return,
+                // Over quota: the same again cannot help.
+                Err(status) if status.code() == Code::ResourceExhausted => return,
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
         }

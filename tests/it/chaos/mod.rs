@@ -2,17 +2,17 @@
 //!
 //! Clients of several users write, list, listen and lock against all replicas; a seeded schedule
 //! kills, stops and cuts. Afterwards everything is healed, all clients must come to agree, and the
-//! history goes to the checker. `CHAOS_SECONDS` sets how long, `CHAOS_SEED` the schedule.
+//! history goes to the checker, with what the database counts of each user. `CHAOS_SECONDS` sets how long, `CHAOS_SEED` the schedule.
 
 use std::{sync::Arc, time::Duration};
 
-use data_sync::store::PageLimit;
+use data_sync::store::{PageLimit, Quotas};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    history::{Event, History, Instance, Limits, Listed, Nanos, Recorder, Settings, check},
+    history::{Event, History, Instance, Limits, Listed, Nanos, Recorder, Settings, State, check},
     wait::within,
 };
 
@@ -20,10 +20,10 @@ mod client;
 mod site;
 
 use client::Client;
-use site::Site;
+use site::{Setting, Site};
 
 /// How long faults go on unless the environment says otherwise.
-const SECONDS: u64 = 20;
+const SECONDS: u64 = 15;
 /// Users, and clients of each.
 const USERS: u32 = 4;
 const CLIENTS: u32 = 3;
@@ -39,6 +39,7 @@ fn number(name: &str) -> Option<u64> {
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Kill,
+    Drain,
     Stop,
     TerminateBackends,
     RestartPostgres,
@@ -47,10 +48,11 @@ enum Fault {
     SwallowDatabase,
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
+    Fault::Drain,
     Fault::Stop,
     Fault::TerminateBackends,
     Fault::RestartPostgres,
@@ -71,6 +73,11 @@ impl Fault {
         match self {
             Self::Kill => {
                 site.kill(replica);
+                sleep(length).await;
+                site.start_replica(replica);
+            }
+            Self::Drain => {
+                site.drain(replica);
                 sleep(length).await;
                 site.start_replica(replica);
             }
@@ -129,13 +136,16 @@ fn by_id(mut records: Vec<Listed>) -> Vec<Listed> {
     records
 }
 
-async fn run(replicas: usize) {
+/// Quotas that the clients run into all the time.
+const TIGHT: Quotas = Quotas { max_records: Some(6), max_bytes: Some(1_200), max_locks: Some(2) };
+
+async fn run(setting: Setting) {
     let seed = number("CHAOS_SEED").unwrap_or_else(rand::random);
     let time = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(SECONDS));
     eprintln!("CHAOS_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let postgres = site::postgres();
-    let mut site = Site::start(&postgres, replicas).await;
+    let mut site = Site::start(&postgres, setting).await;
     let recorder = Recorder::new();
     let key = site::fresh_keys(USERS);
     let client = |user: u32, client: u32| {
@@ -160,17 +170,21 @@ async fn run(replicas: usize) {
     within("the last writes", async { while writing.join_next().await.is_some() {} }).await;
     converge(&clients, &auditors).await;
     for auditor in &auditors {
-        recorder.add(Event::State(auditor.all().await));
+        let counters = Some(site.counters(auditor.user()).await);
+        recorder.add(Event::State(State { counters, ..auditor.all().await }));
     }
+    tokio::task::block_in_place(|| site.recount());
     for client in &clients {
         recorder.add(Event::Client(client.state()));
     }
     listening.shutdown().await;
     drop(clients);
-    judge(&recorder.history(settings(seed)), &site);
+    let history = recorder.history(settings(seed, setting.quotas));
+    judge(&history, &site);
+    reached(&history, setting.quotas);
 }
 
-fn settings(seed: u64) -> Settings {
+fn settings(seed: u64, quotas: Quotas) -> Settings {
     Settings {
         seed,
         // Five seconds are promised; a busy machine gets a second more.
@@ -181,7 +195,9 @@ fn settings(seed: u64) -> Settings {
         limits: Limits {
             page_records: PageLimit::WIRE.max_records as u64,
             page_bytes: PageLimit::WIRE.max_bytes as u64,
-            ..Limits::default()
+            max_records: quotas.max_records,
+            max_bytes: quotas.max_bytes,
+            max_locks: quotas.max_locks,
         },
     }
 }
@@ -205,12 +221,31 @@ fn judge(history: &History, site: &Site<'_>) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_replica_keeps_every_rule_while_everything_fails() {
-    run(1).await;
+/// Where there are quotas the clients ran into each of them, or nothing was shown of it.
+fn reached(history: &History, quotas: Quotas) {
+    if quotas == Quotas::default() {
+        return;
+    }
+    let text = history.to_json_lines();
+    for mark in
+        [r#"{"over_quota":"records"}"#, r#"{"over_quota":"bytes"}"#, r#"{"ok":"over_quota"}"#]
+    {
+        eprintln!("{} times {mark}", text.matches(mark).count());
+        assert!(text.contains(mark), "{mark} never happened");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_replicas_keep_every_rule_while_everything_fails() {
-    run(3).await;
+async fn one_replica_keeps_every_rule_while_everything_fails() {
+    run(Setting { replicas: 1, pooled: false, quotas: Quotas::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_keep_every_rule_and_quota_while_everything_fails() {
+    run(Setting { replicas: 3, pooled: false, quotas: TIGHT }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_behind_a_pooler_keep_every_rule_and_quota_while_everything_fails() {
+    run(Setting { replicas: 3, pooled: true, quotas: TIGHT }).await;
 }

@@ -14,9 +14,12 @@ use crate::support::{
     wait::until,
 };
 
+mod contention;
 mod faults;
 mod notifications;
+mod nudges;
 mod pooler;
+mod rolling;
 
 /// A change is told within this time, whatever happens to the announcements.
 const RECONCILE_BOUND: Duration = Duration::from_secs(5);

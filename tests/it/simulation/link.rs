@@ -34,6 +34,9 @@ pub(super) struct Link {
     rng: StdRng,
     /// The replica that the connection ends at.
     home: usize,
+    /// Each call goes to any replica, as through a proxy that knows calls: a stream may end at
+    /// another one than the lists.
+    roams: bool,
     holder: Uuid,
 }
 
@@ -47,8 +50,9 @@ impl Link {
     ) -> Self {
         let home = rng.random_range(0..world.plan.replicas);
         let holder = Uuid::from_u128(rng.random());
+        let roams = rng.random_bool(0.3);
         let recorder = world.recorder.clone();
-        Self { by, recorder, key, clock, world: Arc::clone(world), rng, home, holder }
+        Self { by, recorder, key, clock, world: Arc::clone(world), rng, home, roams, holder }
     }
 
     /// Another connection, to wherever the load balancer sends it.
@@ -172,6 +176,9 @@ impl Link {
         self.latency().await;
         if request_lost {
             return Err(Status::unavailable("the request is lost"));
+        }
+        if self.roams {
+            self.reconnect();
         }
         let answer = self.replica()?.call(call).await;
         self.latency().await;

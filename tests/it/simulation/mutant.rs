@@ -22,6 +22,8 @@ pub(super) enum Mutant {
     EndsWithOk,
     /// Clients with a cut page are not woken.
     NeverNudges,
+    /// A nudge that another replica did not hear is lost for good.
+    ForgetsLostNudges,
     /// Revisions are drawn before the commit and become visible out of order.
     DrawsRevisionsEarly,
     /// The revision is compared in one transaction and written in another.
@@ -56,7 +58,7 @@ pub(super) enum Mutant {
 
 impl Mutant {
     /// Every mutant with the rule that must catch it.
-    pub(super) const ALL: [(Self, Rule); 22] = [
+    pub(super) const ALL: [(Self, Rule); 23] = [
         (Self::DropsNotifications, Rule::N1),
         (Self::MergesUnderOneName, Rule::N2),
         (Self::ForgetsNames, Rule::N5),
@@ -64,6 +66,7 @@ impl Mutant {
         (Self::SpeaksBeforeSubscribing, Rule::N1),
         (Self::EndsWithOk, Rule::N2),
         (Self::NeverNudges, Rule::N4),
+        (Self::ForgetsLostNudges, Rule::N4),
         (Self::DrawsRevisionsEarly, Rule::L5),
         (Self::ReadsThenWrites, Rule::L3),
         (Self::IgnoresConflicts, Rule::L3),

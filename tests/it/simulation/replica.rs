@@ -1,6 +1,7 @@
 //! One life of a replica: the real service core over the simulated database and feed.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     pin::Pin,
     sync::{
@@ -51,6 +52,9 @@ pub(super) struct Network {
     loses: Mutex<f64>,
     delay_ms: u64,
     users: Vec<UserId>,
+    /// Nudges that did not reach a life, noted as the database does; it reads them when it
+    /// compares heads.
+    missed_nudges: Mutex<BTreeMap<usize, BTreeSet<UserId>>>,
     mutant: Option<Mutant>,
 }
 
@@ -62,6 +66,7 @@ impl Network {
             loses: Mutex::new(plan.odds.announcement_lost),
             delay_ms: plan.odds.feed_ms,
             users,
+            missed_nudges: Mutex::default(),
             mutant: plan.mutant,
         })
     }
@@ -75,17 +80,22 @@ impl Network {
         self.mutant == Some(mutant)
     }
 
-    /// Hands something to every other hub, each after a time of its own, or never.
-    fn send(&self, from: usize, may_lose: bool, deliver: impl Fn(&Hub) + Clone + Send + 'static) {
+    /// Hands something to every other hub, each after a time of its own, or never; the lives that
+    /// it does not reach.
+    fn send(&self, from: usize, deliver: impl Fn(&Hub) + Clone + Send + 'static) -> Vec<usize> {
         let hubs = self.hubs.lock().expect("not poisoned").clone();
         let loses = *self.loses.lock().expect("not poisoned");
+        let mut missed_by = Vec::new();
         for (to, hub) in hubs.into_iter().enumerate().filter(|(to, _)| *to != from) {
             let (is_lost, delay_ms) = {
                 let mut rng = self.rng.lock().expect("not poisoned");
                 (rng.random_bool(loses), rng.random_range(0..=self.delay_ms))
             };
-            let is_lost = may_lose && is_lost || self.is(Mutant::DropsNotifications);
-            let Some(hub) = hub.filter(|_| !is_lost) else { continue };
+            let Some(hub) = hub else { continue };
+            if is_lost || self.is(Mutant::DropsNotifications) {
+                missed_by.push(to);
+                continue;
+            }
             let deliver = deliver.clone();
             // Ordered by number where two arrive in the same millisecond.
             let delay = Duration::from_millis(delay_ms) + Duration::from_micros(to as u64);
@@ -94,6 +104,22 @@ impl Network {
                 deliver(&hub);
             });
         }
+        missed_by
+    }
+
+    fn note_missed_nudge(&self, user: UserId, missed_by: &[usize]) {
+        if self.is(Mutant::ForgetsLostNudges) {
+            return;
+        }
+        let mut missed = self.missed_nudges.lock().expect("not poisoned");
+        for life in missed_by {
+            missed.entry(*life).or_default().insert(user);
+        }
+    }
+
+    /// What a life reads of nudges when it compares heads.
+    fn take_missed_nudges(&self, life: usize) -> BTreeSet<UserId> {
+        self.missed_nudges.lock().expect("not poisoned").remove(&life).unwrap_or_default()
     }
 }
 
@@ -141,7 +167,7 @@ impl ChangeFeed for Feed {
                     self.hub.announce(&Change { user: *user, ..change.clone() });
                 }
             }
-            self.network.send(self.life, true, move |hub| hub.announce(&change));
+            self.network.send(self.life, move |hub| hub.announce(&change));
         }
     }
 
@@ -150,7 +176,8 @@ impl ChangeFeed for Feed {
             return;
         }
         self.hub.nudge(user);
-        self.network.send(self.life, false, move |hub| hub.nudge(user));
+        let missed_by = self.network.send(self.life, move |hub| hub.nudge(user));
+        self.network.note_missed_nudge(user, &missed_by);
     }
 }
 
@@ -176,6 +203,8 @@ pub(super) struct Replica {
     service: SyncService,
     life: usize,
     alive: CancellationToken,
+    /// Until the nudges that are planned are to be made.
+    nudging: CancellationToken,
     streams: StreamLife,
     gate: Arc<Gate>,
     lines: mpsc::UnboundedSender<Line>,
@@ -228,16 +257,21 @@ impl Replica {
         let alive = CancellationToken::new();
         let (lines, incoming) = mpsc::unbounded_channel();
         let gate = Arc::new(Gate::default());
-        tokio::spawn(nudges.run(alive.clone()));
+        let nudging = CancellationToken::new();
+        let nudges = nudges.run(nudging.clone());
+        tokio::spawn(alive.clone().run_until_cancelled_owned(nudges));
         tokio::spawn(alive.clone().run_until_cancelled_owned(carry(incoming, Arc::clone(&gate))));
-        if plan.mutant != Some(Mutant::DropsNotifications) {
-            let reconcile = reconcile(store, hub, Arc::clone(&gate));
+        // A replica alone, as over SQLite, has nothing that makes up for what its hub misses.
+        if !plan.is_exact() && plan.mutant != Some(Mutant::DropsNotifications) {
+            let missed = (Arc::clone(network), life);
+            let reconcile = reconcile(store, hub, missed, Arc::clone(&gate));
             tokio::spawn(alive.clone().run_until_cancelled_owned(reconcile));
         }
         Arc::new(Self {
             service,
             life,
             alive,
+            nudging,
             streams,
             gate,
             lines,
@@ -261,6 +295,11 @@ impl Replica {
     /// Ends its streams, as at SIGTERM.
     pub(super) fn drain(&self) {
         self.streams.drain();
+    }
+
+    /// Announces what is left, as a replica does at the end of its drain.
+    pub(super) fn finish(&self) {
+        self.nudging.cancel();
     }
 
     /// Stands still, as by SIGSTOP, or goes on.
@@ -380,11 +419,19 @@ async fn carry(mut incoming: mpsc::UnboundedReceiver<Line>, gate: Arc<Gate>) {
     }
 }
 
-/// Compares heads now and then, as the change feed of the shared store does.
-async fn reconcile(store: Arc<dyn Store>, hub: Arc<Hub>, gate: Arc<Gate>) {
+/// Compares heads and reads missed nudges now and then, as the feed of the shared store does.
+async fn reconcile(
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    (network, life): (Arc<Network>, usize),
+    gate: Arc<Gate>,
+) {
     loop {
         sleep(RECONCILE).await;
         gate.when(false).await;
+        for user in network.take_missed_nudges(life) {
+            hub.nudge(user);
+        }
         let mut users: Vec<UserId> = hub.told_heads().into_iter().map(|(user, _)| user).collect();
         users.sort_unstable();
         let deadline = Instant::now() + Duration::from_secs(1);

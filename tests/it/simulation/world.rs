@@ -172,10 +172,15 @@ impl World {
     }
 
     async fn drain(&self, index: usize) {
-        if let Some(replica) = self.replica(index) {
+        let replica = self.replica(index);
+        if let Some(replica) = &replica {
             replica.drain();
         }
         sleep(Duration::from_millis(200)).await;
+        if let Some(replica) = &replica {
+            replica.finish();
+        }
+        sleep(Duration::from_millis(1)).await;
         self.stop(index);
         self.boot(index);
     }

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod engine;
 pub(crate) mod fault_proxy;
+pub(crate) mod haproxy;
 pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod pgbouncer;

@@ -40,7 +40,8 @@ impl PgBouncer {
              unix_socket_dir =\n\
              auth_type = any\n\
              pool_mode = transaction\n\
-             default_pool_size = 5\n",
+             default_pool_size = 5\n\
+             server_login_retry = 1\n",
             database.cluster.port()
         );
         fs::write(&settings, text).expect("a settings file");
@@ -60,6 +61,11 @@ impl PgBouncer {
             std::thread::sleep(Duration::from_millis(20));
         }
         Self { _server: server, _directory: directory, port }
+    }
+
+    /// The port it listens on.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of `database` through it.

@@ -118,6 +118,30 @@ pub(crate) fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
+/// A TCP port of the loopback that was free a moment ago and that the system gives to no outgoing
+/// connection: its owner may go and come back.
+pub(crate) fn lasting_port() -> u16 {
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut tries = (0..1_000).map(|_| rand::random_range(10_000..32_000));
+    tries.find(is_free).expect("a free port")
+}
+
+/// Lets this process and those it starts keep at least `wanted` files and sockets open.
+pub(crate) fn allow_open_files(wanted: u64) {
+    // Where there is no such file, whoever runs the tests has to see to it.
+    let Ok(limits) = fs::read_to_string("/proc/self/limits") else { return };
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let soft = line.split_whitespace().nth(3).and_then(|soft| soft.parse().ok());
+    if soft.unwrap_or(u64::MAX) >= wanted {
+        return;
+    }
+    let status = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string(), &format!("--nofile={wanted}:")])
+        .status()
+        .expect("prlimit runs");
+    assert!(status.success(), "at least {wanted} open files must be allowed: ulimit -n");
+}
+
 fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)

@@ -19,7 +19,7 @@ use http::{Request, Response};
 use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
 };
 
@@ -87,6 +87,17 @@ impl RawClient {
     pub(crate) async fn connect_after(address: SocketAddr, window: u32, first: &[u8]) -> Self {
         let mut socket = TcpStream::connect(address).await.expect("connects");
         socket.write_all(first).await.expect("writes");
+        Self::on(socket, window).await
+    }
+
+    /// [`Self::connect`] from another address of the loopback.
+    pub(crate) async fn connect_from(source: [u8; 4], address: SocketAddr, window: u32) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((source, 0))).expect("an address of this machine");
+        Self::on(socket.connect(address).await.expect("connects"), window).await
+    }
+
+    async fn on(socket: TcpStream, window: u32) -> Self {
         let shut = Arc::new(AtomicBool::new(false));
         let gated = Gated { socket, shut: Arc::clone(&shut) };
         let mut builder = Builder::new();

@@ -15,6 +15,7 @@ use super::wait::PATIENCE;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ServerOptions {
     environment: Vec<(String, String)>,
+    open_files: Option<String>,
 }
 
 impl ServerOptions {
@@ -34,6 +35,18 @@ impl ServerOptions {
         self
     }
 
+    /// Lets the server have at most `limit` files and sockets open.
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(format!("ulimit -n {limit}"));
+        self
+    }
+
+    /// [`Self::open_files`] as a limit that the server may raise.
+    pub(crate) fn open_files_at_first(mut self, limit: u32) -> Self {
+        self.open_files = Some(format!("ulimit -S -n {limit}"));
+        self
+    }
+
     /// Starts the server and waits until it listens.
     pub(crate) fn start(&self) -> Server {
         self.try_start().unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
@@ -41,7 +54,11 @@ impl ServerOptions {
 
     /// Starts the server; its log if it ends before it listens.
     pub(crate) fn try_start(&self) -> Result<Server, String> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_data-sync"));
+        let binary = env!("CARGO_BIN_EXE_data-sync");
+        let mut command = Command::new(self.open_files.as_ref().map_or(binary, |_| "/bin/sh"));
+        if let Some(limit) = &self.open_files {
+            command.args(["-c", &format!("{limit} && exec \"$0\""), binary]);
+        }
         command
             .env_clear()
             .env("GRPC_LISTEN_ADDRESS", "127.0.0.1:0")
@@ -119,6 +136,11 @@ impl Server {
     /// What the server has logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills the process at once (SIGKILL).
