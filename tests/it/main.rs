@@ -12,6 +12,7 @@
 mod ages;
 mod api_keys;
 mod bad_input;
+mod book;
 mod chaos;
 mod cli;
 mod descriptors;
@@ -27,6 +28,7 @@ mod opening;
 mod outages;
 mod records;
 mod replicas;
+mod restores;
 mod simulation;
 mod stalls;
 mod store_postgres;

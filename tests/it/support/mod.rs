@@ -1,5 +1,6 @@
 //! What the integration tests share: real servers private to this run, signed calls, bounded waits.
 
+pub(crate) mod book;
 pub(crate) mod client;
 pub(crate) mod engine;
 pub(crate) mod fault_proxy;
