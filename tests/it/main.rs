@@ -33,4 +33,5 @@ mod simulation;
 mod stalls;
 mod store_postgres;
 mod support;
+mod traces;
 mod web;
