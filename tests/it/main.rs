@@ -26,6 +26,7 @@ mod listen;
 mod locks;
 mod opening;
 mod outages;
+mod prometheus;
 mod records;
 mod replicas;
 mod restores;
