@@ -27,6 +27,9 @@ mod locks;
 mod opening;
 mod outages;
 mod prometheus;
+// Each machine of the examples is a loopback address of its own, which only Linux has unasked.
+#[cfg(target_os = "linux")]
+mod proxies;
 mod records;
 mod replicas;
 mod restores;
