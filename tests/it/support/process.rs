@@ -130,7 +130,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
 fn tools() -> Option<PathBuf> {
     let cache = || {
         let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        Some(cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?)
+        cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
     };
     let told = env::var_os("DATA_SYNC_TOOLS").map(PathBuf::from);
     told.or_else(|| cache().map(|cache| cache.join("data-sync-tools")))
