@@ -133,7 +133,7 @@ async fn a_drained_replica_costs_no_call_and_its_streams_come_back(proxy: Proxy)
         assert!(failures.iter().all(|status| status.code() == Code::Unavailable), "{failures:?}");
     }
     assert_eq!(site.servers[0].wait_for_exit(Duration::from_secs(1)).code(), Some(0));
-    assert!(written > 50, "only {written} writes");
+    assert!(written > 10, "only {written} writes");
     let direct = writer.connected_to(site.servers[1].grpc).await;
     let page = direct.list(0).await.expect("lists");
     assert_eq!((page.head_revision, page.changes.len()), (written, 1));

@@ -102,16 +102,6 @@ impl Prometheus {
         names.map(|name| name.as_str().expect("a name").to_owned()).collect()
     }
 
-    /// Alerts that fire now, each with the instance it is about, where it is about one.
-    pub(crate) async fn firing(&self) -> Vec<(String, String)> {
-        let alerts = self.query(r#"ALERTS{alertstate="firing"}"#).await;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        alerts
-            .iter()
-            .map(|(labels, _)| (text(&labels["alertname"]), text(&labels["instance"])))
-            .collect()
-    }
-
     /// Rules that could not be evaluated, with the reason.
     pub(crate) async fn broken_rules(&self) -> Vec<String> {
         let data = self.data("api/v1/rules", &[]).await;
