@@ -1,6 +1,12 @@
 //! Restored backups, by the very commands of the book, and what devices then find.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use data_sync::proto::SetRecordStatus;
 use tempfile::TempDir;
@@ -172,4 +178,42 @@ async fn streams_of_serving_replicas_hear_of_a_lift() {
     assert!(done.contains("above revision 10,"), "{done}");
     assert_eq!(next(&mut stream).await.revision, 12);
     assert_eq!(wallet.must_set("r", 12, b"y").await, 13);
+}
+
+/// Writers go on during a lift; none of their writes is lost, and revisions only rise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_beside_a_lift_are_kept() {
+    let database = Cluster::shared().create_database().await;
+    let url = database.url();
+    let server = ServerOptions::postgres(&url).start();
+    let wallet = Wallet::connect(server.grpc, fresh_key()).await;
+    let writer = wallet.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writing = tokio::spawn(async move {
+        let mut revisions = Vec::new();
+        while !stopped.load(Ordering::SeqCst) {
+            let id = format!("r{}", revisions.len());
+            revisions.push(writer.must_set(&id, 0, b"x").await);
+        }
+        revisions
+    });
+    let environment = [("DATABASE_URL".to_owned(), url)];
+    let lifts = tokio::task::spawn_blocking(move || {
+        let environment = environment.each_ref().map(|(name, url)| (name.as_str(), url.as_str()));
+        for _ in 0..3 {
+            shell("data-sync after-restore --by 1000", Path::new("/"), &environment);
+        }
+    });
+    lifts.await.expect("lifted");
+    stop.store(true, Ordering::SeqCst);
+    let revisions = writing.await.expect("written");
+    assert!(revisions.is_sorted_by(|one, next| one < next), "{revisions:?}");
+    let last = *revisions.last().expect("some writes");
+    assert!(last > 3_000, "{last}");
+    let records = wallet.list_all().await;
+    assert_eq!(records.len(), revisions.len());
+    let expected = (0..revisions.len()).map(|number| format!("r{number}"));
+    assert!(records.iter().map(|record| record.id.clone()).eq(expected), "in their old order");
+    assert_eq!(records.last().expect("a record").revision, last);
 }
