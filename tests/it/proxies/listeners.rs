@@ -40,6 +40,15 @@ async fn pinging_as(address: SocketAddr, key: SecretKey) -> Wallet {
     Wallet::on(channel, key)
 }
 
+/// An instance that calls from an address of its own.
+pub(super) async fn from_address(host: [u8; 4], address: SocketAddr) -> Wallet {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .expect("a URL")
+        .local_address(Some(host.into()));
+    let channel = within("connecting", endpoint.connect()).await.expect("connects");
+    Wallet::on(channel, fresh_key())
+}
+
 /// Instances of as many users, each on a connection of its own.
 #[derive(Debug)]
 pub(super) struct Listeners {

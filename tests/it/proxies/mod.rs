@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::support::{
     client::{Wallet, fresh_key, next},
     http::metric_sum,
-    wait::until,
+    wait::{until, within},
 };
 
 mod aging;
@@ -51,6 +51,7 @@ behind_each_proxy!(
     streams_live_through_silence_and_see_what_other_replicas_write,
     a_drained_replica_costs_no_call_and_its_streams_come_back,
     streams_of_a_replica_lost_without_a_word_come_back,
+    limits_meet_each_client_and_not_the_proxy,
 );
 
 async fn calls_on_both_ports_reach_both_replicas(proxy: Proxy) {
@@ -157,4 +158,36 @@ async fn streams_of_a_replica_lost_without_a_word_come_back(proxy: Proxy) {
     .await;
     listeners.all_hear(&site.servers[1]).await;
     assert!(!listeners.ends().is_empty());
+}
+
+async fn limits_meet_each_client_and_not_the_proxy(proxy: Proxy) {
+    // One call a second, and thirty at once, for each address on each replica.
+    let settings = [("TRUSTED_PROXY_HOPS", "1"), ("RATE_LIMIT_PER_ADDRESS", "1")];
+    let site = Site::start_with(proxy, &settings).await;
+    let greedy = listeners::from_address([127, 0, 0, 11], site.grpc()).await;
+    let mut refused = 0;
+    for _ in 0..1_000 {
+        match greedy.locked("l").await {
+            Err(status) if status.code() == Code::ResourceExhausted => refused += 1,
+            answer => assert!(answer.is_ok(), "{answer:?}"),
+        }
+        if refused == 20 {
+            break;
+        }
+    }
+    assert_eq!(refused, 20, "the limit has met nobody");
+    let modest = listeners::from_address([127, 0, 0, 12], site.grpc()).await;
+    for _ in 0..10 {
+        modest.locked("l").await.expect("another client is not refused");
+    }
+    // What a client says of its own address counts for nothing.
+    let mut lies = 0;
+    for _ in 0..20 {
+        let mut request = tonic::Request::new(greedy.lock_query("l"));
+        let address = "127.0.0.13".parse().expect("a header");
+        request.metadata_mut().insert("x-forwarded-for", address);
+        let answer = within("GetLock", greedy.raw().get_lock(request)).await;
+        lies += u32::from(answer.is_err_and(|status| status.code() == Code::ResourceExhausted));
+    }
+    assert!(lies > 0, "a made-up address was believed");
 }

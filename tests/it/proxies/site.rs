@@ -204,12 +204,19 @@ pub(super) struct Site {
 impl Site {
     /// Starts everything and waits until calls through the proxy reach both replicas.
     pub(super) async fn start(proxy: Proxy) -> Self {
+        Self::start_with(proxy, &[]).await
+    }
+
+    /// [`Self::start`] with settings of the replicas.
+    pub(super) async fn start_with(proxy: Proxy, settings: &[(&str, &str)]) -> Self {
         let database = migrated_database().await;
         let machines = Machines::new();
         // As long as a replica serves on by default, for the proxy to look away.
         let options = ServerOptions::postgres(&database.url())
             .env("SHUTDOWN_DELAY", "5s")
             .env("SHUTDOWN_SPREAD", "1s");
+        let options =
+            settings.iter().fold(options, |options, (name, value)| options.env(name, value));
         let servers = [1, 2].map(|number| machines.replica(number, &options).start());
         let running = RunningProxy::start(proxy, &machines);
         let servers = Vec::from(servers);
