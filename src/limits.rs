@@ -85,6 +85,13 @@ pub const MAX_CONNECTIONS_TRIED: u32 = 3;
 pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time one statement of a transfer may take.
 pub const TRANSFER_STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest time that lifting all revisions after a restore may take: each record is written anew.
+pub const LIFT_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// Revisions that a restore skips unless told otherwise: more than one user writes between two
+/// backups, and little beside the 2^31 revisions of a user that the Go server can count.
+pub const DEFAULT_LIFT_REVISIONS: u64 = 1_000_000;
+/// Most revisions that one restore may skip; browsers count exactly up to 2^53.
+pub const MAX_LIFT_REVISIONS: u64 = 1_000_000_000_000;
 /// Longest wait for another process that migrates, or for the writers of a table to be altered.
 pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Times an adoption is begun anew because it and a writer waited for each other.

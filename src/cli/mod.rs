@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use crate::config::ServeArgs;
 
+mod after_restore;
 #[cfg(feature = "bench")]
 mod bench;
 mod check;
@@ -61,6 +62,7 @@ Examples:
   data-sync client watch                       see changes as they happen
   data-sync bench --op set                     measure a server
   data-sync import --from sqlite:db/db.sqlite --to postgres://…
+  data-sync after-restore                      lift revisions once a backup is restored
 
 Exit status:
   0   success
@@ -111,6 +113,9 @@ enum Command {
     /// Move all data from one database to another.
     #[command(after_long_help = import::AFTER_HELP)]
     Import(import::ImportArgs),
+    /// Put a restored database ahead of everything that devices have seen.
+    #[command(after_long_help = after_restore::AFTER_HELP)]
+    AfterRestore(after_restore::AfterRestoreArgs),
     /// Print completions for a shell.
     #[command(after_long_help = completions::AFTER_HELP)]
     Completions(completions::CompletionsArgs),
@@ -155,6 +160,7 @@ impl Cli {
             #[cfg(feature = "bench")]
             Some(Command::Bench(command)) => bench::run(&command),
             Some(Command::Import(args)) => import::run(&args),
+            Some(Command::AfterRestore(args)) => after_restore::run(&args),
             Some(Command::Completions(args)) => completions::run(&args, &mut Self::command()),
             Some(Command::Docs(args)) => docs::run(&args),
         }

@@ -49,6 +49,8 @@ fn every_command_is_understood() {
         "client unlock name --instance 7f2c1b9e-37a4-4a1b-9a57-3a2b1c0d9e8f",
         "client locked name",
         "import --from sqlite:a --to sqlite:b",
+        "after-restore",
+        "after-restore --by 5 --dry-run --database-url postgres://h/d",
         "completions bash",
         "docs settings",
         "docs metrics",

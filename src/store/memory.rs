@@ -17,7 +17,7 @@ use super::{
     LockAction, LockOutcome, LockRequest, Page, PageLimit, Quota, RecordWrite, RequestDigest,
     Store, StoreContext, StoreError, StoreStatus, StoredRecord, UserId, WriteOutcome,
     transfer::{
-        Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+        Holdings, Lifted, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
     },
 };
 use crate::{limits::RECORD_OVERHEAD_BYTES, notify::Change};
@@ -34,6 +34,7 @@ struct State {
     users: BTreeMap<UserId, User>,
     locks: BTreeMap<(UserId, String, Uuid), Hold>,
     fencing_token: u64,
+    head_floor: u64,
     closed: bool,
 }
 
@@ -83,7 +84,9 @@ impl MemoryStore {
 
     fn write(&self, state: &mut State, write: RecordWrite) -> WriteOutcome {
         let quotas = self.context.quotas;
-        let user = state.users.entry(write.user).or_default();
+        let floor = state.head_floor;
+        let new_user = || User { head: floor, ..User::default() };
+        let user = state.users.entry(write.user).or_insert_with(new_user);
         let held = user.records.get(&write.id);
         if let Some(held) = held {
             if held.digest == Some(write.digest) {
@@ -410,6 +413,39 @@ impl Transfer for MemoryStore {
         let mut state = self.open()?;
         state.fencing_token = state.fencing_token.max(floor);
         Ok(())
+    }
+
+    async fn head_floor(&self) -> Result<u64, StoreError> {
+        Ok(self.open()?.head_floor)
+    }
+
+    async fn raise_head_floor(&self, floor: u64) -> Result<(), StoreError> {
+        let mut state = self.open()?;
+        state.head_floor = state.head_floor.max(floor);
+        Ok(())
+    }
+
+    async fn lift(&self, by: u64) -> Result<Lifted, StoreError> {
+        let mut state = self.open()?;
+        let mut records = 0;
+        for user in state.users.values_mut() {
+            user.head += by;
+            let mut ascending: Vec<&mut Record> = user.records.values_mut().collect();
+            ascending.sort_by_key(|record| record.revision);
+            records += ascending.len() as u64;
+            for record in ascending {
+                user.head += 1;
+                record.revision = user.head;
+            }
+        }
+        state.head_floor += by;
+        state.fencing_token += by;
+        Ok(Lifted {
+            users: state.users.len() as u64,
+            records,
+            head_floor: state.head_floor,
+            fencing_token: state.fencing_token,
+        })
     }
 }
 

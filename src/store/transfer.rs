@@ -55,6 +55,19 @@ pub struct UserCounters {
     pub real: Holdings,
 }
 
+/// What [`Transfer::lift`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifted {
+    /// Users whose head was lifted.
+    pub users: u64,
+    /// Records that got a new revision.
+    pub records: u64,
+    /// Revision above which users begin who are not known yet.
+    pub head_floor: u64,
+    /// Every later fencing token is larger.
+    pub fencing_token: u64,
+}
+
 /// A record with everything a store keeps of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransferRecord {
@@ -175,4 +188,25 @@ pub trait Transfer: Send + Sync {
     /// # Errors
     /// Any [`StoreError`].
     async fn raise_fencing_token(&self, floor: u64) -> Result<(), StoreError>;
+
+    /// Revision above which users begin who have written nothing yet; 0 before any lift.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    async fn head_floor(&self) -> Result<u64, StoreError>;
+
+    /// Makes users who have written nothing yet begin above `floor`, if they would not.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    async fn raise_head_floor(&self, floor: u64) -> Result<(), StoreError>;
+
+    /// Puts a restored store ahead of every device: each user's records get new revisions in
+    /// their old order, the first one `by + 1` above the user's head, which then is the last one
+    /// of them. Users who are not known, and fencing tokens, go on higher by as much. All of it
+    /// happens or nothing does. Doing it again is safe: devices list everything once more.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; then nothing was changed.
+    async fn lift(&self, by: u64) -> Result<Lifted, StoreError>;
 }

@@ -157,6 +157,12 @@ const AUTH_FAILURES: &[&str] = &[
     "signature_malformed",
     "signature_unrecoverable",
 ];
+/// What is tried again, and why.
+const STORE_RETRIES: &[(&str, &[&str])] = &[
+    ("set_record", &["serialization", "deadlock", "lock_timeout", "split", "connection"]),
+    ("set_lock", &["serialization", "deadlock", "lock_timeout", "connection"]),
+    ("batch", &["split"]),
+];
 /// What a pooled connection does.
 const POOL_STATES: &[&str] = &["idle", "used"];
 
@@ -252,6 +258,11 @@ impl Metrics {
                 counters.with_label_values(&[value]);
             }
         }
+        for (op, reasons) in STORE_RETRIES {
+            for reason in *reasons {
+                self.store_retries.with_label_values(&[op, reason]);
+            }
+        }
         for state in POOL_STATES {
             self.pool_connections.with_label_values(&[state]);
         }
@@ -300,6 +311,7 @@ mod tests {
             r#"grpc_server_handling_seconds_count{grpc_method="GetLock",grpc_service="sync.Syncer",grpc_type="unary"} 0"#,
             r#"data_sync_quota_exceeded_total{quota="records"} 0"#,
             r#"data_sync_connections{listener="web"} 0"#,
+            r#"data_sync_store_retries_total{op="set_record",reason="serialization"} 0"#,
         ] {
             assert!(text.contains(series), "{series} is missing in\n{text}");
         }

@@ -44,7 +44,12 @@ fn key_file(directory: &Path) -> String {
 
 #[test]
 fn help_goes_to_stdout_and_teaches() {
-    for arguments in [&["--help"][..], &["client", "--help"], &["import", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["client", "--help"],
+        &["import", "--help"],
+        &["after-restore", "--help"],
+    ] {
         let said = run(arguments);
         assert_eq!(said.exit, Some(0), "{said:?}");
         assert!(said.out.contains("Examples:") && said.out.contains("Exit status:"), "{said:?}");

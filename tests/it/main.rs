@@ -12,6 +12,7 @@
 mod ages;
 mod api_keys;
 mod bad_input;
+mod book;
 mod chaos;
 mod cli;
 mod descriptors;
@@ -25,10 +26,16 @@ mod listen;
 mod locks;
 mod opening;
 mod outages;
+mod prometheus;
+// Each machine of the examples is a loopback address of its own, which only Linux has unasked.
+#[cfg(target_os = "linux")]
+mod proxies;
 mod records;
 mod replicas;
+mod restores;
 mod simulation;
 mod stalls;
 mod store_postgres;
 mod support;
+mod traces;
 mod web;

@@ -44,6 +44,10 @@ impl Mover<'_> {
         // Before any lock, so that no token of the target can fall behind one of the source.
         let floor = self.source.fencing_token().await.context("cannot read the source")?;
         self.target.raise_fencing_token(floor).await.context("cannot write the target")?;
+        let floor = self.source.head_floor().await.context("cannot read the source")?;
+        if floor > 0 {
+            self.target.raise_head_floor(floor).await.context("cannot write the target")?;
+        }
         let mut pairs = Pairs::new(self.source, self.target);
         while let Some(pair) = pairs.next().await? {
             let Some(user) = pair.source else { continue };

@@ -40,6 +40,7 @@ pub mod pages;
 pub mod quotas;
 pub mod races;
 pub mod records;
+pub mod restores;
 
 /// Longest time one call of a case may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -338,6 +339,12 @@ macro_rules! store_conformance_tests {
             a_raised_fencing_token_is_a_floor
             expired_locks_do_not_move
         }
+        $crate::store_conformance_tests! { @stamp $start, restores:
+            a_lift_renumbers_above_all_that_was_lost
+            users_unknown_to_a_lift_begin_above_it
+            a_lift_keeps_what_heals_resends
+            lifting_again_is_safe
+        }
     };
     (@stamp $start:path, $module:ident: $($case:ident)*) => {
         mod $module {
@@ -366,6 +373,7 @@ mod tests {
             include_str!("quotas.rs"),
             include_str!("races.rs"),
             include_str!("records.rs"),
+            include_str!("restores.rs"),
         ];
         let mut cases = 0;
         for line in files.iter().flat_map(|file| file.lines()) {

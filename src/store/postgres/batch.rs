@@ -15,7 +15,7 @@ use crate::{
 };
 
 const SET_RECORDS: &str = "SELECT result, result_revision \
-                           FROM data_sync.set_records_v1($1, $2, $3, $4, $5, $6, $7, $8)";
+                           FROM data_sync.set_records_v2($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// How batches are sent: the same for each of a store's.
 #[derive(Debug)]

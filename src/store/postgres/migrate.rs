@@ -31,10 +31,15 @@ const MIGRATIONS: &[Migration] = &[
         name: "nudges",
         sql: include_str!("../../../migrations/postgres/0003_nudges.sql"),
     },
+    Migration {
+        version: 4,
+        name: "after_restore",
+        sql: include_str!("../../../migrations/postgres/0004_after_restore.sql"),
+    },
 ];
 
 /// Key of the advisory lock that one migrating process holds; any fixed number serves.
-const MIGRATION_KEY: i64 = 0x6461_7461_7379_6e63;
+pub(super) const MIGRATION_KEY: i64 = 0x6461_7461_7379_6e63;
 
 /// Where the migrations that ran are kept. The schema is only made where it is missing: a role
 /// that may not make schemas can still be given one.

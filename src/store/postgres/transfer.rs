@@ -9,15 +9,21 @@ use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore, number, text_error,
+    PostgresStore,
+    migrate::MIGRATION_KEY,
+    number, text_error,
     transaction::{self, Ended, Parameter},
 };
 use crate::{
-    limits::{MAX_PAGE_BYTES, MAX_PAGE_RECORDS, RECORD_OVERHEAD_BYTES, TRANSFER_STATEMENT_TIMEOUT},
+    limits::{
+        LIFT_TIMEOUT, MAX_PAGE_BYTES, MAX_PAGE_RECORDS, RECORD_OVERHEAD_BYTES,
+        TRANSFER_STATEMENT_TIMEOUT,
+    },
     store::{
         RequestDigest, StoreError, UserId,
         transfer::{
-            Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+            Holdings, Lifted, Totals, Transfer, TransferLock, TransferRecord, UserCounters,
+            UserSummary,
         },
     },
 };
@@ -64,6 +70,13 @@ const FENCING_TOKEN: &str =
 
 const RAISE_FENCING_TOKEN: &str = "SELECT setval('data_sync.fencing_tokens', $1)
     FROM data_sync.fencing_tokens WHERE $1 > CASE WHEN is_called THEN last_value ELSE 0 END";
+
+const HEAD_FLOOR: &str = "SELECT data_sync.head_floor_v1()";
+
+const RAISE_HEAD_FLOOR: &str = "SELECT data_sync.raise_head_floor_v1($1)";
+
+const LIFT: &str = "SELECT lifted_users, lifted_records, head_floor, last_token
+    FROM data_sync.lift_v1($1)";
 
 const RAISE_HEAD: &str = "INSERT INTO data_sync.users AS u (user_id, revision) VALUES ($1, $2)
     ON CONFLICT (user_id) DO UPDATE SET revision = greatest(u.revision, excluded.revision)";
@@ -113,9 +126,19 @@ impl PostgresStore {
 
     async fn put(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<(), StoreError> {
         let begin = transaction::begin("READ COMMITTED", LIMIT, LIMIT);
-        let deadline = Instant::now() + LIMIT;
-        match self.lender.transact(&begin, sql, parameters, deadline, LIMIT).await? {
-            Ended::Committed(_) => Ok(()),
+        self.call(&begin, sql, parameters, LIMIT).await.map(|_| ())
+    }
+
+    async fn call(
+        &self,
+        begin: &str,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        limit: Duration,
+    ) -> Result<Vec<Row>, StoreError> {
+        let deadline = Instant::now() + limit;
+        match self.lender.transact(begin, sql, parameters, deadline, limit).await? {
+            Ended::Committed(rows) => Ok(rows),
             Ended::RolledBack(fault) => Err(fault.into_store_error()),
             Ended::Unknown(text) => Err(StoreError::Unavailable(text)),
         }
@@ -272,6 +295,32 @@ impl Transfer for PostgresStore {
     async fn raise_fencing_token(&self, floor: u64) -> Result<(), StoreError> {
         let floor = stored(floor)?;
         self.put(RAISE_FENCING_TOKEN, &[(&floor, Type::INT8)]).await
+    }
+
+    async fn head_floor(&self) -> Result<u64, StoreError> {
+        let rows = self.fetch(HEAD_FLOOR, &[]).await?;
+        number(only(&rows)?, 0)
+    }
+
+    async fn raise_head_floor(&self, floor: u64) -> Result<(), StoreError> {
+        let floor = stored(floor)?;
+        self.put(RAISE_HEAD_FLOOR, &[(&floor, Type::INT8)]).await
+    }
+
+    async fn lift(&self, by: u64) -> Result<Lifted, StoreError> {
+        let by = stored(by)?;
+        let begin = format!(
+            "{}; SELECT pg_advisory_xact_lock({MIGRATION_KEY})",
+            transaction::begin("READ COMMITTED", LIFT_TIMEOUT, LIMIT)
+        );
+        let rows = self.call(&begin, LIFT, &[(&by, Type::INT8)], LIFT_TIMEOUT).await?;
+        let row = only(&rows)?;
+        Ok(Lifted {
+            users: number(row, 0)?,
+            records: number(row, 1)?,
+            head_floor: number(row, 2)?,
+            fencing_token: number(row, 3)?,
+        })
     }
 }
 

@@ -20,11 +20,18 @@ use crate::{
 };
 
 /// Every migration of this engine, ascending.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "initial",
-    sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "initial",
+        sql: include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "after_restore",
+        sql: include_str!("../../../migrations/sqlite/0002_after_restore.sql"),
+    },
+];
 
 /// Pause between two tries to turn the log on, while another process does something else.
 const LOG_RETRY_PAUSE: Duration = Duration::from_millis(20);

@@ -44,7 +44,7 @@ pub struct SqliteStore {
     /// Apart from the others, so that asking for the status never waits for them.
     status_reader: Readers,
     /// Held while this process serves the file, if it was the first.
-    _serving: Option<File>,
+    serving: Option<File>,
 }
 
 impl SqliteStore {
@@ -72,7 +72,7 @@ impl SqliteStore {
         let status_reader = Readers::open(path, 1).map_err(unavailable)?;
         let writer = Writer::start(connection, context.clone())
             .map_err(|error| MigrateError::Unavailable(error.to_string()))?;
-        Ok(Self { context, writer, readers, status_reader, _serving: serving })
+        Ok(Self { context, writer, readers, status_reader, serving })
     }
 
     /// Reads beside the writer. Refused once the writer is gone: a store that cannot write is
@@ -84,6 +84,11 @@ impl SqliteStore {
     {
         self.check_writer()?;
         self.readers.read(deadline, read).await
+    }
+
+    /// Another process had the file first.
+    const fn is_served_elsewhere(&self) -> bool {
+        self.serving.is_none()
     }
 
     fn check_writer(&self) -> Result<(), StoreError> {

@@ -43,7 +43,10 @@ pub(super) fn set_record(
         }
     }
 
-    let old = account(connection, write.user)?;
+    let old = match account(connection, write.user)? {
+        Some(account) => account,
+        None => Account { revision: head_floor(connection)?, ..Account::default() },
+    };
     let old_bytes = held.as_ref().map_or(0, |held| held.bytes);
     let new_bytes = write.data.len() as u64;
     let new = Account {
@@ -123,15 +126,21 @@ fn replace(
     Ok(())
 }
 
-/// The user's head and counters; all zero for a user who never wrote.
-pub(super) fn account(connection: &Connection, user: UserId) -> rusqlite::Result<Account> {
+/// The user's head and counters; nothing for a user who never wrote.
+pub(super) fn account(connection: &Connection, user: UserId) -> rusqlite::Result<Option<Account>> {
     let mut statement = connection.prepare_cached(
         "SELECT revision, record_count, byte_count FROM data_sync_users WHERE user_id = ?1",
     )?;
     let read = |row: &Row<'_>| {
         Ok(Account { revision: row.get(0)?, records: row.get(1)?, bytes: row.get(2)? })
     };
-    Ok(statement.query_row([user.as_bytes()], read).optional()?.unwrap_or_default())
+    statement.query_row([user.as_bytes()], read).optional()
+}
+
+/// The revision above which new users begin.
+pub(super) fn head_floor(connection: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT value FROM data_sync_meta WHERE name = 'head_floor'";
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
 }
 
 /// Stores the user's head and counters.
@@ -198,7 +207,7 @@ pub(super) fn changes(
     since: u64,
     limit: PageLimit,
 ) -> rusqlite::Result<Page> {
-    let head = account(connection, user)?.revision;
+    let head = account(connection, user)?.unwrap_or_default().revision;
     let (records, has_more) = page(connection, user, since, limit)?;
     let records = records
         .into_iter()

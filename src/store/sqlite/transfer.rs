@@ -7,14 +7,15 @@ use uuid::Uuid;
 
 use super::{
     SqliteStore,
-    records::{account, page, put_account},
+    records::{account, head_floor, page, put_account},
 };
 use crate::{
     limits::TRANSFER_READ_TIMEOUT,
     store::{
         PageLimit, StoreError, UserId,
         transfer::{
-            Holdings, Totals, Transfer, TransferLock, TransferRecord, UserCounters, UserSummary,
+            Holdings, Lifted, Totals, Transfer, TransferLock, TransferRecord, UserCounters,
+            UserSummary,
         },
     },
 };
@@ -91,7 +92,7 @@ impl Transfer for SqliteStore {
     async fn raise_head(&self, user: UserId, head: u64) -> Result<(), StoreError> {
         self.writer
             .run(move |connection| {
-                let mut account = account(connection, user)?;
+                let mut account = account(connection, user)?.unwrap_or_default();
                 account.revision = account.revision.max(head);
                 put_account(connection, user, account)
             })
@@ -113,6 +114,57 @@ impl Transfer for SqliteStore {
             })
             .await
     }
+
+    async fn head_floor(&self) -> Result<u64, StoreError> {
+        self.transfer_read(head_floor).await
+    }
+
+    async fn raise_head_floor(&self, floor: u64) -> Result<(), StoreError> {
+        self.writer
+            .run(move |connection| {
+                let sql = "UPDATE data_sync_meta SET value = max(value, ?1)
+                           WHERE name = 'head_floor'";
+                connection.execute(sql, [floor]).map(|_| ())
+            })
+            .await
+    }
+
+    async fn lift(&self, by: u64) -> Result<Lifted, StoreError> {
+        if self.is_served_elsewhere() {
+            let reason = "another process serves this file: stop it first";
+            return Err(StoreError::Unavailable(reason.to_owned()));
+        }
+        self.writer.run(move |connection| lift(connection, by)).await
+    }
+}
+
+/// Every new revision lies above every old one of its user, so no two ever meet on the way.
+fn lift(connection: &Connection, by: u64) -> rusqlite::Result<Lifted> {
+    let records = connection.execute(
+        "UPDATE data_sync_records SET revision = n.revision
+         FROM (SELECT old.rowid AS place, u.revision + ?1
+                   + row_number() OVER (PARTITION BY old.user_id ORDER BY old.revision) AS revision
+               FROM data_sync_records AS old JOIN data_sync_users AS u USING (user_id)) AS n
+         WHERE data_sync_records.rowid = n.place",
+        [by],
+    )?;
+    let users = connection.execute(
+        "UPDATE data_sync_users AS u SET revision = revision + ?1
+             + (SELECT count(*) FROM data_sync_records AS r WHERE r.user_id = u.user_id)",
+        [by],
+    )?;
+    connection.execute(
+        "UPDATE data_sync_meta SET value = value + ?1
+         WHERE name IN ('head_floor', 'fencing_token')",
+        [by],
+    )?;
+    let token = "SELECT value FROM data_sync_meta WHERE name = 'fencing_token'";
+    Ok(Lifted {
+        users: users as u64,
+        records: records as u64,
+        head_floor: head_floor(connection)?,
+        fencing_token: connection.query_row(token, [], |row| row.get(0))?,
+    })
 }
 
 fn totals(connection: &Connection, now_ms: u64) -> rusqlite::Result<Totals> {
@@ -218,7 +270,7 @@ fn put_records(
     user: UserId,
     records: &[TransferRecord],
 ) -> rusqlite::Result<()> {
-    let mut account = account(connection, user)?;
+    let mut account = account(connection, user)?.unwrap_or_default();
     let mut old_size = connection.prepare_cached(
         "SELECT length(data) FROM data_sync_records WHERE user_id = ?1 AND id = ?2",
     )?;

@@ -114,6 +114,37 @@ fn a_source_that_does_not_exist_is_not_made() {
     assert!(!missing.exists() && !target.exists());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_restore_refuses_what_is_no_restored_database() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().to_str().expect("a UTF-8 path");
+    let missing = run(&["after-restore", "--sqlite-dir-path", path]);
+    assert_eq!(missing.exit, Some(1), "{missing:?}");
+    assert!(missing.err.contains("does not exist"), "{missing:?}");
+    assert!(!directory.path().join("db.sqlite").exists());
+
+    let database = Cluster::shared().create_database().await;
+    let empty = run(&["after-restore", "--database-url", &database.url()]);
+    assert_eq!(empty.exit, Some(1), "{empty:?}");
+    assert!(empty.err.contains("data-sync migrate"), "{empty:?}");
+
+    let nothing = run(&["after-restore", "--by", "0", "--sqlite-dir-path", path]);
+    assert_eq!(nothing.exit, Some(64), "{nothing:?}");
+
+    fill(directory.path()).await;
+    let server = crate::support::server::ServerOptions::sqlite(directory.path()).start();
+    let served = run(&["after-restore", "--sqlite-dir-path", path]);
+    assert_eq!(served.exit, Some(1), "{served:?}");
+    assert!(served.err.contains("another process serves this file"), "{served:?}");
+    drop(server);
+    let lifted = run(&["after-restore", "--by", "7", "--sqlite-dir-path", path]);
+    assert_eq!(lifted.exit, Some(0), "{lifted:?}");
+    let expected = "lifted 5 users and 100 records by 7\n\
+                    new users begin above revision 7, fencing tokens go on above 16\n\
+                    every device lists everything once more\n";
+    assert_eq!(lifted.out, expected);
+}
+
 #[tokio::test]
 async fn migrate_and_check_tell_where_postgres_stands() {
     let database = Cluster::shared().create_database().await;

@@ -10,7 +10,10 @@ use data_sync::store::{
 use tokio_postgres::Client;
 
 use super::open;
-use crate::support::postgres::{Cluster, Database, until};
+use crate::support::{
+    book::block,
+    postgres::{Cluster, Database, until},
+};
 
 /// The Go server's tables.
 const TABLES: &str = "
@@ -201,4 +204,50 @@ async fn adoption_takes_a_hundred_thousand_records_and_their_last_write() {
         (SELECT count(*), sum(octet_length(data))::int8 FROM data_sync.records r
          WHERE r.user_id = u.user_id)";
     assert_eq!(count(&client, untrue).await, 0);
+}
+
+/// The way back, by the statements of the book: the Go server finds everything that was written
+/// since, and the database can be adopted again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_back_takes_along_what_was_written_since() {
+    let content = format!(
+        "INSERT INTO records VALUES ('{one}', 'kept', 'k', 1, 'v'), ('{one}', 'old', 'o', 2, 'v');
+         INSERT INTO user_revisions VALUES ('{one}', 1), ('{one}', 2), ('{two}', 7)",
+        one = hex(1),
+        two = hex(2),
+    );
+    let (database, client) = go_database(&content).await;
+    migrate(&database.config(), true).await.expect("adopted");
+    let replica = open(&database.config(), Quotas::default());
+    for (user, id, base, revision) in
+        [(user(1), "old", 2, 3), (user(1), "new", 0, 4), (user(3), "first", 0, 1)]
+    {
+        let written = replica.store.set_record(new_write(user, id, base, b"since"), soon()).await;
+        assert_eq!(written, Ok(WriteOutcome::Written { revision }));
+    }
+    replica.store.close().await;
+
+    client.batch_execute(&block("migrate.md", "postgres-back")).await.expect("the way back");
+    // What the Go server reads: one head a user, records by user and revision, no dirty mark.
+    let text = async |sql: &str| {
+        let rows = client.query(sql, &[]).await.expect("rows");
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    let records = text(
+        "SELECT format('%s %s %s %s %s', right(user_id, 1), id, revision, schema_version,
+                       convert_from(data, 'UTF8')) FROM records ORDER BY user_id, revision",
+    );
+    let expected =
+        ["1 kept 1 v k", "1 old 3 1.0.0 since", "1 new 4 1.0.0 since", "3 first 1 1.0.0 since"];
+    assert_eq!(records.await, expected);
+    let heads = text(
+        "SELECT format('%s %s', right(user_id, 1), revision) FROM user_revisions ORDER BY user_id",
+    );
+    assert_eq!(heads.await, ["1 4", "2 7", "3 1"]);
+    let sql = "SELECT count(*) FROM schema_migrations WHERE NOT dirty";
+    assert_eq!(count(&client, sql).await, 1);
+
+    let (_, report) = migrate(&database.config(), true).await.expect("adopted again");
+    let report = report.expect("a report");
+    assert_eq!((report.users, report.records, report.renumbered_records), (3, 4, 0));
 }

@@ -210,13 +210,18 @@ impl Wallet {
         within("SetLock", self.raw().set_lock(request)).await.map(tonic::Response::into_inner)
     }
 
-    /// Asks whether anybody holds a lock.
-    pub(crate) async fn locked(&self, name: &str) -> Result<bool, Status> {
-        let request = self.signed(GetLockRequest {
+    /// The signed request that [`Self::locked`] sends.
+    pub(crate) fn lock_query(&self, name: &str) -> GetLockRequest {
+        self.signed(GetLockRequest {
             lock_name: name.to_owned(),
             request_time: now(),
             ..Default::default()
-        });
+        })
+    }
+
+    /// Asks whether anybody holds a lock.
+    pub(crate) async fn locked(&self, name: &str) -> Result<bool, Status> {
+        let request = self.lock_query(name);
         let reply = within("GetLock", self.raw().get_lock(Request::new(request))).await;
         reply.map(|reply| reply.into_inner().locked)
     }

@@ -38,6 +38,19 @@ pub(crate) async fn metric(server: &Server, series: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().expect("a number")
 }
 
+/// The sum of all series of a metric whose labels hold each of `labels`, such as `op="heads"`.
+pub(crate) async fn metric_sum(server: &Server, name: &str, labels: &[&str]) -> f64 {
+    let (_, page) = get(server, "/metrics").await;
+    let series = page.lines().filter_map(|line| line.strip_prefix(name)).filter(|line| {
+        line.starts_with(['{', ' ']) && labels.iter().all(|label| line.contains(label))
+    });
+    let value = |line: &str| {
+        let value = line.rsplit(' ').next().expect("a value");
+        value.parse::<f64>().expect("a number")
+    };
+    series.map(value).sum()
+}
+
 /// Waits until a series has a value.
 pub(crate) async fn metric_becomes(server: &Server, series: &str, value: f64) {
     until(series, || async { (metric(server, series).await - value).abs() < f64::EPSILON }).await;

@@ -1,5 +1,6 @@
 //! What the integration tests share: real servers private to this run, signed calls, bounded waits.
 
+pub(crate) mod book;
 pub(crate) mod client;
 pub(crate) mod engine;
 pub(crate) mod fault_proxy;
@@ -9,6 +10,7 @@ pub(crate) mod http;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod server;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{
     postgres::Database,
-    process::{Guarded, free_port, give_away, unprivileged},
+    process::{Guarded, free_port, give_away, program, unprivileged},
 };
 
 /// One PgBouncer before one cluster.
@@ -46,11 +46,8 @@ impl PgBouncer {
         );
         fs::write(&settings, text).expect("a settings file");
         give_away(&settings);
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
-            .into_iter()
-            .find(|path| fs::exists(path).unwrap_or_default())
-            .expect("no pgbouncer is installed: tests/run says what the tests need");
-        let command = unprivileged(&[program, &settings.display().to_string()]);
+        let program = program("pgbouncer").display().to_string();
+        let command = unprivileged(&[&program, &settings.display().to_string()]);
         let log = directory.path().join("pgbouncer.log");
         let server = Guarded::start(&command, "TERM", directory.path(), &log);
         let give_up = Instant::now() + Duration::from_secs(30);

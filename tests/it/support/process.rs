@@ -2,7 +2,7 @@
 //! its standard input to end, which it does when the test process is gone in whatever way.
 
 use std::{
-    fs,
+    env, fs,
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
     os::unix::{fs::chown, process::CommandExt as _},
@@ -110,6 +110,30 @@ pub(crate) fn give_away(path: &Path) {
         let (uid, gid) = service_account();
         chown(path, Some(uid), Some(gid)).expect("root may give files away");
     }
+}
+
+/// Where a program is: on the path, where distributions put servers, or where `tests/run` keeps
+/// what no distribution has.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let servers = ["/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
+    let kept = tools().map(|tools| tools.join(name).join("bin"));
+    env::split_paths(&path)
+        .chain(servers)
+        .chain(kept)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("no {name} is installed: tests/run says what the tests need"))
+}
+
+/// The directory of tools that `tests/run` fills.
+fn tools() -> Option<PathBuf> {
+    let cache = || {
+        let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
+    };
+    let told = env::var_os("DATA_SYNC_TOOLS").map(PathBuf::from);
+    told.or_else(|| cache().map(|cache| cache.join("data-sync-tools")))
 }
 
 /// A TCP port of the loopback that was free a moment ago.

@@ -158,6 +158,11 @@ impl Server {
         assert!(status.success(), "cannot send {name}");
     }
 
+    /// Whether the process has ended.
+    pub(crate) fn has_exited(&mut self) -> bool {
+        self.child.try_wait().expect("the process is ours").is_some()
+    }
+
     /// Waits until the process has ended.
     pub(crate) fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;

@@ -13,7 +13,7 @@ use crate::{
     store::{
         Quotas, StoreContext,
         memory::MemoryStore,
-        transfer::{TransferRecord, UserCounters},
+        transfer::{Lifted, TransferRecord, UserCounters},
     },
     telemetry::metrics::Metrics,
 };
@@ -61,6 +61,7 @@ async fn filled() -> MemoryStore {
     source.raise_head(user(2), 9).await.unwrap();
     source.put_locks(vec![lock(1), lock(3)]).await.unwrap();
     source.raise_fencing_token(41).await.unwrap();
+    source.raise_head_floor(70).await.unwrap();
     source
 }
 
@@ -68,12 +69,9 @@ async fn import(source: &dyn Transfer, target: &dyn Transfer) -> anyhow::Result<
     Mover { source, target }.run(&mut |_| {}).await
 }
 
-async fn content(store: &dyn Transfer) -> (Totals, Vec<UserSummary>, u64) {
-    (
-        store.totals().await.unwrap(),
-        store.users(None, 100).await.unwrap(),
-        store.fencing_token().await.unwrap(),
-    )
+async fn content(store: &dyn Transfer) -> (Totals, Vec<UserSummary>, [u64; 2]) {
+    let floors = [store.fencing_token().await.unwrap(), store.head_floor().await.unwrap()];
+    (store.totals().await.unwrap(), store.users(None, 100).await.unwrap(), floors)
 }
 
 /// A store that fails at one of its writes.
@@ -152,6 +150,20 @@ impl Transfer for Failing<'_> {
         self.count()?;
         self.inner.raise_fencing_token(floor).await
     }
+
+    async fn head_floor(&self) -> Result<u64, StoreError> {
+        self.inner.head_floor().await
+    }
+
+    async fn raise_head_floor(&self, floor: u64) -> Result<(), StoreError> {
+        self.count()?;
+        self.inner.raise_head_floor(floor).await
+    }
+
+    async fn lift(&self, by: u64) -> Result<Lifted, StoreError> {
+        self.count()?;
+        self.inner.lift(by).await
+    }
 }
 
 #[tokio::test]
@@ -167,8 +179,8 @@ async fn everything_arrives() {
 #[tokio::test]
 async fn an_import_cut_off_at_any_write_is_finished_by_the_next() {
     let source = filled().await;
-    // Three users of two writes each, the fencing token and one page of locks.
-    for writes in 0..8 {
+    // Three users of two writes each, the fencing token, the floor and one page of locks.
+    for writes in 0..9 {
         let target = store();
         let failing = Failing { inner: &target, writes_left: AtomicU32::new(writes) };
         let error = import(&source, &failing).await.unwrap_err();

@@ -312,3 +312,50 @@ fn an_unadopted_file_is_not_served() {
     let refused = SqliteStore::open(&config_in(directory.path()), context).unwrap_err();
     assert!(matches!(refused, MigrateError::Unadopted), "{refused}");
 }
+
+/// The way back, by the statements of the book: the Go server finds everything that was written
+/// since, and the file can be adopted again.
+#[tokio::test]
+async fn the_way_back_takes_along_what_was_written_since() {
+    let page = include_str!("../../../../docs/migrate.md");
+    let (_, rest) = page.split_once("<!-- tried: sqlite-back -->\n```sql\n").unwrap();
+    let (statements, _) = rest.split_once("```").unwrap();
+
+    let directory = TempDir::new().unwrap();
+    let file = go_file(directory.path());
+    go_record(&file, user(1), "kept", 1, Some(b"k"));
+    go_record(&file, user(1), "old", 2, Some(b"o"));
+    go_head(&file, user(1), 2);
+    go_head(&file, user(2), 7);
+    drop(file);
+    adopted(directory.path());
+    let (store, _) = opened(directory.path(), &ManualClock::at(NOW_MS));
+    for (user, id, base, revision) in
+        [(user(1), "old", 2, 3), (user(1), "new", 0, 4), (user(3), "first", 0, 1)]
+    {
+        let written = store.set_record(new_write(user, id, base, b"since"), soon()).await;
+        assert_eq!(written, Ok(WriteOutcome::Written { revision }));
+    }
+    store.close().await;
+
+    let file = Connection::open(config_in(directory.path()).path).unwrap();
+    file.execute_batch(statements).unwrap();
+    let lines = |sql: &str| -> Vec<String> {
+        let mut statement = file.prepare(sql).unwrap();
+        let lines = statement.query_map([], |row| row.get(0)).unwrap();
+        lines.collect::<rusqlite::Result<_>>().unwrap()
+    };
+    let records = "SELECT concat_ws(' ', substr(user_id, -1), id, revision, schema_version,
+                       CAST(data AS TEXT)) FROM records ORDER BY user_id, revision";
+    let expected =
+        ["1 kept 1 1.0.0 k", "1 old 3 1.0.0 since", "1 new 4 1.0.0 since", "3 first 1 1.0.0 since"];
+    assert_eq!(lines(records), expected);
+    let heads = "SELECT concat_ws(' ', substr(user_id, -1), revision) FROM user_revisions
+                 ORDER BY user_id";
+    assert_eq!(lines(heads), ["1 4", "2 7", "3 1"]);
+    assert_eq!(lines("SELECT CAST(dirty AS TEXT) FROM schema_migrations"), ["0"]);
+    drop(file);
+
+    let report = adopted(directory.path());
+    assert_eq!((report.users, report.records, report.renumbered_records), (3, 4, 0));
+}
