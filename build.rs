@@ -12,7 +12,11 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto/sync.proto");
     println!("cargo:rerun-if-env-changed=DATA_SYNC_REVISION");
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    // A file that does not exist counts as changed: name the right one, which in a work tree is
+    // elsewhere, or none, or every build would start from here.
+    if let Some(head) = git(&["rev-parse", "--git-path", "HEAD"]) {
+        println!("cargo:rerun-if-changed={head}");
+    }
 
     let descriptors = protox::compile(["proto/sync.proto"], ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -30,11 +34,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The source revision: given by an image build, else asked of git, else unknown.
 fn revision() -> String {
     let given = env::var("DATA_SYNC_REVISION").ok().filter(|value| !value.is_empty());
-    given.or_else(git_revision).unwrap_or_else(|| "unknown".to_owned())
+    let asked = || git(&["rev-parse", "--short=12", "HEAD"]);
+    given.or_else(asked).unwrap_or_else(|| "unknown".to_owned())
 }
 
-fn git_revision() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+/// What git answers, if it is here and these sources are its.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
