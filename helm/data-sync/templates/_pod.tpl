@@ -84,16 +84,30 @@ envFrom:
 {{- end }}
 {{- end }}
 
+{{/* Over nodes, each version by itself. */}}
 {{- define "data-sync.spread" -}}
-{{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
 - maxSkew: 1
-  topologyKey: {{ $key }}
+  topologyKey: kubernetes.io/hostname
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels:
       {{- include "data-sync.serverLabels" $ | nindent 6 }}
   matchLabelKeys: [pod-template-hash]
 {{- end }}
+
+{{/*
+Over zones. Not by a second constraint: where nodes have no zone, the scheduler would then
+leave the first one out of account too.
+*/}}
+{{- define "data-sync.zones" -}}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: topology.kubernetes.io/zone
+        labelSelector:
+          matchLabels:
+            {{- include "data-sync.serverLabels" $ | nindent 12 }}
 {{- end }}
 
 {{/* A native gRPC probe. Call with a dict: service, settings. */}}
@@ -129,18 +143,21 @@ metadata:
 spec:
   {{- include "data-sync.podCommon" (dict "root" . "account" (include "data-sync.serviceAccountName" .)) | trim | nindent 2 }}
   terminationGracePeriodSeconds: {{ include "data-sync.gracePeriod" . }}
-  {{- with $v.affinity }}
+  {{- $spread := and $postgres (kindIs "invalid" $v.topologySpreadConstraints) }}
+  {{- $ours := and $spread (not $v.affinity.podAntiAffinity) }}
+  {{- $zones := ternary (include "data-sync.zones" . | fromYaml) dict $ours }}
+  {{- with merge (dict) $v.affinity $zones }}
   affinity:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- if not (kindIs "invalid" $v.topologySpreadConstraints) }}
+  {{- if $spread }}
+  topologySpreadConstraints:
+    {{- include "data-sync.spread" . | trim | nindent 4 }}
+  {{- else }}
   {{- with $v.topologySpreadConstraints }}
   topologySpreadConstraints:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- else if $postgres }}
-  topologySpreadConstraints:
-    {{- include "data-sync.spread" . | trim | nindent 4 }}
   {{- end }}
   {{- with $v.extraInitContainers }}
   initContainers:

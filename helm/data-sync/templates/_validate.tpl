@@ -50,6 +50,14 @@
 {{-     fail "autoscaling.targetCPUUtilizationPercentage: is a share of resources.requests.cpu, which is not set" }}
 {{-   end }}
 {{- end }}
+{{- if $v.autoscaling.keda.enabled }}
+{{-   if not $v.autoscaling.enabled }}
+{{-     fail "autoscaling.keda.enabled: says how, not whether; set autoscaling.enabled=true" }}
+{{-   end }}
+{{-   if and $v.autoscaling.targetActiveStreams (not $v.autoscaling.keda.prometheusAddress) }}
+{{-     fail "autoscaling.keda.prometheusAddress: KEDA asks Prometheus for the streams; where is it?" }}
+{{-   end }}
+{{- end }}
 {{- range $name := list "grpcRoute" "httpRoute" }}
 {{-   $route := index $v.gateway $name }}
 {{-   if and $route.enabled (not $route.parentRefs) }}
