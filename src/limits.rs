@@ -285,6 +285,8 @@ pub const CLIENT_RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub const CLIENT_MAX_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// Upper end of the pause before a client subscribes again; doubles with each failure.
 pub const CLIENT_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
+/// Life of a subscription after which the pauses before the next ones start over.
+pub const CLIENT_SUBSCRIPTION_SETTLES: Duration = Duration::from_secs(5);
 /// Longest pause before a client subscribes again.
 pub const CLIENT_MAX_RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(30);
 /// Silence on a connection after which a client asks whether the server is still there.

@@ -16,9 +16,12 @@ impl Backoff {
         Self { first, longest, failures: 0 }
     }
 
-    /// Starts over after a success.
-    pub(super) const fn reset(&mut self) {
-        self.failures = 0;
+    /// Starts over after a success that lasted. One that did not is no success: a server that
+    /// accepts only to drop is not pressed harder.
+    pub(super) fn succeeded_for(&mut self, lasted: Duration, enough: Duration) {
+        if lasted >= enough {
+            self.failures = 0;
+        }
     }
 
     /// The pause after one more failure.
@@ -41,7 +44,20 @@ mod tests {
             let span = Duration::from_secs(expected);
             assert!(pause <= span && pause >= span / 2, "{pause:?} of {span:?}");
         }
-        backoff.reset();
+    }
+
+    #[test]
+    fn pauses_start_over_after_a_success_that_lasted() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let enough = Duration::from_secs(5);
+        // As while a server is away: pauses grow.
+        for _ in 0..6 {
+            backoff.next_pause();
+        }
+        backoff.succeeded_for(Duration::from_secs(4), enough);
+        assert!(backoff.next_pause() >= Duration::from_secs(15));
+        // Back at last, and stopped soon after: its failure to come back sooner is forgotten.
+        backoff.succeeded_for(enough, enough);
         assert!(backoff.next_pause() <= Duration::from_secs(1));
     }
 }

@@ -97,15 +97,14 @@ impl Subscriber {
             }
             State::Subscribed { notifications, since } => {
                 let message = notifications.message().await;
-                // A server that accepts subscriptions only to drop them is not pressed harder.
-                if since.elapsed() > limits::CLIENT_MAX_RESUBSCRIBE_PAUSE {
-                    self.backoff.reset();
-                }
-                match message {
+                let lived = since.elapsed();
+                let error = match message {
                     Ok(Some(notification)) => return WatchEvent::Changed(notification),
                     Ok(None) => ended(),
                     Err(status) => status.into(),
-                }
+                };
+                self.backoff.succeeded_for(lived, limits::CLIENT_SUBSCRIPTION_SETTLES);
+                error
             }
         };
         let retry_in = self.backoff.next_pause();
