@@ -35,7 +35,12 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.0.tracker.spawn(guarded(name, task));
+        // Put together by hand: an async block would hold the task twice, before and after.
+        self.0.tracker.spawn(AssertUnwindSafe(task).catch_unwind().map(move |ended| {
+            if ended.is_err() {
+                tracing::error!(task = name, "task panicked");
+            }
+        }));
     }
 
     /// Asks every task to stop and waits for them, at most `limit`; true if all have ended.
@@ -49,12 +54,5 @@ impl Tasks {
     #[must_use]
     pub fn running(&self) -> usize {
         self.0.tracker.len()
-    }
-}
-
-/// Nothing of a task that panicked is looked at again.
-async fn guarded(name: &'static str, task: impl Future<Output = ()>) {
-    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        tracing::error!(task = name, "task panicked");
     }
 }
