@@ -69,6 +69,18 @@ pub const MAX_QUEUED_WRITES: usize = 4_096;
 pub const MAX_POSTGRES_BATCH_ROWS: usize = 32;
 /// Most data bytes in one Postgres batch.
 pub const MAX_POSTGRES_BATCH_BYTES: usize = 1024 * 1024;
+/// Lists waiting for a reader of short pages; further ones are turned away.
+pub const MAX_QUEUED_LISTS: usize = 4_096;
+/// Most lists in one Postgres statement.
+pub const MAX_POSTGRES_BATCH_LISTS: usize = 64;
+/// Statements of lists that run at once, on a pooled connection each.
+pub const LIST_READERS: usize = 2;
+/// A batch of lists waits at least this long for a connection, however long its lists waited.
+pub const LIST_LEND_GRACE: Duration = Duration::from_millis(100);
+/// Most records of a page that is read with others.
+pub const BATCHED_PAGE_RECORDS: usize = 32;
+/// Most encoded bytes of such a page (64 KiB), unless its one record is larger.
+pub const BATCHED_PAGE_BYTES: usize = 64 * 1024;
 /// Longest wait for a row lock in Postgres; whoever holds one for longer has stopped.
 pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time past its statement timeout that a Postgres call may stay unanswered.

@@ -1,7 +1,7 @@
 //! The engine for any number of replicas.
 //!
-//! Records are written in batches by [`writer`] tasks that own their connections; everything else
-//! borrows from a [`pool`]. The rules themselves live in the functions of
+//! Records are written in batches by [`writer`] tasks that own their connections; short pages are
+//! read in batches by the readers of [`lists`]; these and everything else borrow from a [`pool`]. The rules themselves live in the functions of
 //! `migrations/postgres`; this module carries requests there and answers back. Nothing needs a
 //! session: a transaction pooler may stand between.
 
@@ -23,6 +23,7 @@ mod batch;
 mod connect;
 mod error;
 mod lanes;
+mod lists;
 mod locks;
 mod migrate;
 mod pool;
@@ -39,6 +40,7 @@ pub use migrate::{migrate, schema_state};
 pub(crate) use connect::{Connection, Connector};
 pub(crate) use writer::jittered;
 
+use lists::Lists;
 use locks::Locks;
 use pool::Lender;
 use status::StatusCheck;
@@ -47,7 +49,8 @@ use writer::Writers;
 /// Records, heads and locks in Postgres.
 #[derive(Debug)]
 pub struct PostgresStore {
-    lender: Lender,
+    lender: Arc<Lender>,
+    lists: Lists,
     writers: Writers,
     locks: Locks,
     status: StatusCheck,
@@ -70,7 +73,8 @@ impl PostgresStore {
         connector.log_oddities();
         let closed = tasks.stop_signal().child_token();
         let StoreContext { feed, quotas, clock: _, metrics } = context;
-        let lender = Lender::new(Arc::clone(&connector), config, tasks, &metrics)?;
+        let lender = Arc::new(Lender::new(Arc::clone(&connector), config, tasks, &metrics)?);
+        let lists = Lists::start(&lender, tasks, &closed);
         let locks =
             Locks::new(config.statement_timeout, quotas.max_locks, metrics.store_retries.clone());
         let status = StatusCheck::new(
@@ -79,7 +83,7 @@ impl PostgresStore {
             metrics.schema_version.clone(),
         );
         let writers = Writers::start(config, &connector, &feed, quotas, &metrics, tasks, &closed);
-        Ok(Self { lender, writers, locks, status, closed })
+        Ok(Self { lender, lists, writers, locks, status, closed })
     }
 
     fn check_open(&self) -> Result<(), StoreError> {
@@ -117,10 +121,21 @@ impl Store for PostgresStore {
         limit: PageLimit,
         deadline: Instant,
     ) -> Result<Page, StoreError> {
+        // Who lists from the beginning finds much, most often.
+        if since > 0
+            && let Some(page) = self.lists.short_page(user, since, limit, deadline).await?
+        {
+            return Ok(page);
+        }
         records::list_changes(&self.lender, user, since, limit, deadline).await
     }
 
     async fn heads(&self, users: &[UserId], deadline: Instant) -> Result<Vec<u64>, StoreError> {
+        if let [user] = users {
+            // Behind every revision there is nothing but the head.
+            let page = self.lists.short_page(*user, u64::MAX, PageLimit::WIRE, deadline).await?;
+            return Ok(vec![page.unwrap_or_default().head]);
+        }
         records::heads(&self.lender, users, deadline).await
     }
 

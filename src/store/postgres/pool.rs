@@ -73,6 +73,11 @@ impl Lender {
         })
     }
 
+    /// Longest wait for a connection.
+    pub(super) const fn wait(&self) -> Duration {
+        self.wait
+    }
+
     /// Runs one reading statement. Where the connection turns out to be dead, another is tried.
     pub(super) async fn read(
         &self,
@@ -91,9 +96,38 @@ impl Lender {
         deadline: Instant,
         limit: Duration,
     ) -> Result<Vec<Row>, StoreError> {
+        self.read_lent_by(deadline, sql, parameters, deadline, limit).await
+    }
+
+    /// [`Self::read`] for several callers: none of their deadlines bounds the statement, and all
+    /// of them hear that the database is out of reach when no connection is lent by `lent_by`.
+    pub(super) async fn read_for_many(
+        &self,
+        lent_by: Instant,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let limit = self.statement_timeout;
+        let deadline = Instant::now() + self.wait + limit;
+        match self.read_lent_by(lent_by, sql, parameters, deadline, limit).await {
+            Err(StoreError::DeadlineExceeded) => {
+                Err(StoreError::Unavailable("no connection was free in time".to_owned()))
+            }
+            read => read,
+        }
+    }
+
+    async fn read_lent_by(
+        &self,
+        lent_by: Instant,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<Vec<Row>, StoreError> {
         let mut tried = 0;
         loop {
-            let client = self.lend(deadline).await?;
+            let client = self.lend(lent_by).await?;
             let until = deadline.min(Instant::now() + limit);
             let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
             let parameters: Vec<Parameter<'_>> = parameters.collect();

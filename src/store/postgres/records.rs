@@ -60,6 +60,11 @@ pub(super) async fn list_changes(
             deadline,
         )
         .await?;
+    page(&rows)
+}
+
+/// The page that the rows of one list make.
+pub(super) fn page(rows: &[Row]) -> Result<Page, StoreError> {
     let Some(last) = rows.last() else {
         return Err(StoreError::Internal("a page came without its head".to_owned()));
     };

@@ -23,6 +23,7 @@ use crate::support::{
 
 mod adoption;
 mod contention;
+mod lists;
 mod migrations;
 mod outages;
 mod plans;
