@@ -10,7 +10,6 @@ use tokio::{
 use crate::support::{
     client::{Wallet, fresh_key, next},
     engine::{Engine, Fixture},
-    http::http1,
     server::Server,
     wait::{until, within},
 };
@@ -29,7 +28,9 @@ const FAILED: &str = r#"data_sync_connections_refused_total{listener="grpc",reas
 /// Units of a process's times in `/proc`, on every Linux that there is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads metrics over one connection, which is there before the descriptors run out.
+/// Reads metrics over one connection, which is there before the descriptors run out. It speaks
+/// HTTP/2: over HTTP/1 a client that finds its connection not yet free makes another one, which
+/// nobody would accept.
 struct Watch {
     client: reqwest::Client,
     url: String,
@@ -37,7 +38,9 @@ struct Watch {
 
 impl Watch {
     fn new(server: &Server) -> Self {
-        Self { client: http1(), url: format!("http://{}/metrics", server.admin) }
+        let client = reqwest::Client::builder().http2_prior_knowledge().build();
+        let url = format!("http://{}/metrics", server.admin);
+        Self { client: client.expect("a client"), url }
     }
 
     /// The value of a series; 0 where it is not there yet.
