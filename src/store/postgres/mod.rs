@@ -131,10 +131,12 @@ impl Store for PostgresStore {
     }
 
     async fn heads(&self, users: &[UserId], deadline: Instant) -> Result<Vec<u64>, StoreError> {
-        if let [user] = users {
-            // Behind every revision there is nothing but the head.
-            let page = self.lists.short_page(*user, u64::MAX, PageLimit::WIRE, deadline).await?;
-            return Ok(vec![page.unwrap_or_default().head]);
+        // Behind every revision there is nothing but the head.
+        if let [user] = users
+            && let Some(page) =
+                self.lists.short_page(*user, u64::MAX, PageLimit::WIRE, deadline).await?
+        {
+            return Ok(vec![page.head]);
         }
         records::heads(&self.lender, users, deadline).await
     }
