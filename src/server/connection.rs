@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     limits,
-    service::call::{Hangup, PeerAddress},
+    service::call::{Hangup, Origin},
 };
 
 /// What a listener speaks.
@@ -103,13 +103,13 @@ pub(super) async fn serve<S: ConnectionService>(
     end: ConnectionEnd,
 ) -> Ended {
     let hang_up = end.hang_up.child_token();
-    let hangup = Hangup(hang_up.clone());
+    let hangup = Hangup::new(hang_up.clone());
     let service = service
         .map_request(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             let client = client_address(peer, request.headers(), settings.trusted_hops);
-            request.extensions_mut().insert(PeerAddress(client));
-            request.extensions_mut().insert(hangup.clone());
+            let origin = Origin { address: client, hangup: hangup.clone() };
+            request.extensions_mut().insert(origin);
             request
         })
         .map_response(|response| response.map(DeliveredBody::new));

@@ -205,8 +205,8 @@ impl Replica {
             request_timeout: self.config.request_timeout,
         });
         let hang_up = &self.connection_end.hang_up;
-        let routes = grpc::routes(service, &self.health, self.config.reflection, hang_up)?;
-        let grpc = layers::stack(routes, &self.metrics, self.config.request_timeout);
+        let services = grpc::services(service, &self.health, self.config.reflection, hang_up)?;
+        let grpc = layers::stack(services, &self.metrics, self.config.request_timeout);
         let web = web::service(grpc.clone(), &self.config.cors_origins);
 
         let admin = admin::router(self.admin_state(&sockets)?);

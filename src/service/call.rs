@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,10 +15,14 @@ use tonic::Request;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallDeadline(pub Instant);
 
-/// Who sent the request: the other end of the connection, or whom trusted proxies name. Put into
-/// the request's extensions by the listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress(pub IpAddr);
+/// Where a request comes from; put into its extensions by the listener.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The other end of the connection, or whom trusted proxies name.
+    pub address: IpAddr,
+    /// Ends the connection after its running calls.
+    pub hangup: Hangup,
+}
 
 /// What one subscriber of a network provider has: an IPv4 address, or an IPv6 /64.
 #[must_use]
@@ -31,10 +36,23 @@ pub fn subscriber(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Asks the connection of a call to take no further calls; put into the request's extensions by
-/// the listener.
+/// Asks the connection of a call to take no further calls. Cloned for every call, which the token
+/// itself would take a lock for.
 #[derive(Debug, Clone)]
-pub struct Hangup(pub CancellationToken);
+pub struct Hangup(Arc<CancellationToken>);
+
+impl Hangup {
+    /// Cancels `token` when asked.
+    #[must_use]
+    pub fn new(token: CancellationToken) -> Self {
+        Self(Arc::new(token))
+    }
+
+    /// Asks.
+    pub fn ask(&self) {
+        self.0.cancel();
+    }
+}
 
 /// A call without its message.
 #[derive(Debug)]
@@ -52,13 +70,14 @@ pub struct Call {
 impl Call {
     /// Takes apart a request.
     pub(super) fn split<T>(request: Request<T>, limit: Duration) -> (Self, T) {
-        let (metadata, extensions, message) = request.into_parts();
+        let (metadata, mut extensions, message) = request.into_parts();
         let authorization = metadata.get("authorization").map(|value| value.as_bytes().to_vec());
         let deadline = extensions
             .get::<CallDeadline>()
             .map_or_else(|| Instant::now() + limit, |deadline| deadline.0);
-        let peer = extensions.get::<PeerAddress>().map(|peer| peer.0);
-        let hangup = extensions.get::<Hangup>().cloned();
+        let origin = extensions.remove::<Origin>();
+        let peer = origin.as_ref().map(|origin| origin.address);
+        let hangup = origin.map(|origin| origin.hangup);
         (Self { authorization, deadline, peer, hangup }, message)
     }
 }

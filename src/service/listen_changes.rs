@@ -173,7 +173,7 @@ impl SyncService {
 /// A client that listens again at once must find another replica, not this connection.
 fn leave_connection(hangup: Option<&Hangup>) {
     if let Some(hangup) = hangup {
-        hangup.0.cancel();
+        hangup.ask();
     }
 }
 

@@ -113,7 +113,10 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut response) = ready!(this.inner.poll(context));
-        if let Some(RequestId(id)) = this.id.take() {
+        if let Some(RequestId(mut id)) = this.id.take() {
+            // Never seen again, so HTTP/2 shall not keep it in the connection's table of headers,
+            // where each reply would be compared with all ids before it.
+            id.set_sensitive(true);
             response.headers_mut().insert(REQUEST_ID_HEADER, id);
         }
         Poll::Ready(Ok(response))
@@ -138,7 +141,9 @@ mod tests {
             request.headers_mut().insert(REQUEST_ID_HEADER, value);
         }
         let Ok(response) = SetRequestId::new(handler).oneshot(request).await;
-        let header = response.headers()[REQUEST_ID_HEADER].to_str().expect("text").to_owned();
+        let header = &response.headers()[REQUEST_ID_HEADER];
+        assert!(header.is_sensitive(), "HTTP/2 would keep it in its table");
+        let header = header.to_str().expect("text").to_owned();
         (response.into_body(), header)
     }
 
