@@ -291,6 +291,8 @@ pub const CLIENT_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most attempts at one call, the first included.
 pub const CLIENT_CALL_ATTEMPTS: u32 = 4;
+/// Times that a call is made again which its connection refused unsent.
+pub const CLIENT_UNSENT_RETRIES: u32 = 3;
 /// Upper end of the pause before a client's second attempt; doubles with each further one.
 pub const CLIENT_RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause before a client's next attempt at a call.

@@ -17,7 +17,7 @@ use tonic::{Response, Status};
 
 use super::{
     Progress,
-    connections::{self, Caller},
+    connections::{self, Caller, get_lock, list_changes, set_lock, set_record},
     jobs::{Job, JobMaker, UpdateChain},
     pace::Pace,
     plan::{Load, Mix, Operation, Plan, Side},
@@ -26,6 +26,7 @@ use super::{
     usage::Snapshot,
 };
 use crate::{
+    client::unsent::until_sent,
     limits::{BENCH_MAX_ROUND_REQUESTS, BENCH_PRELOAD_ATTEMPTS, MAX_PAGE_RECORDS},
     proto::{SetRecordReply, SetRecordStatus},
 };
@@ -222,9 +223,9 @@ impl SideBench {
         for worker in self.workers.drain(..) {
             let (next, maker, timeout) = (Arc::clone(&next), Arc::clone(&self.maker), self.timeout);
             running.spawn(async move {
-                let mut caller = worker.caller.clone();
+                let caller = worker.caller.clone();
                 while let Some(number) = take(&next) {
-                    store(&mut caller, &maker, number % users, number / users, timeout).await?;
+                    store(&caller, &maker, number % users, number / users, timeout).await?;
                 }
                 anyhow::Ok(worker)
             });
@@ -250,7 +251,7 @@ fn lock(tallies: &Mutex<Tallies>) -> MutexGuard<'_, Tallies> {
 
 /// Stores one record; that it is there already from an earlier run is as good.
 async fn store(
-    caller: &mut Caller,
+    caller: &Caller,
     maker: &JobMaker,
     user: usize,
     record: usize,
@@ -259,7 +260,7 @@ async fn store(
     let mut attempt = 1;
     loop {
         let request = maker.set_record(user, format!("record-{record}"), 0, record as u64, None);
-        match answered(timeout, caller.set_record(request)).await {
+        match answered(timeout, caller, request, set_record).await {
             Ok(_) => return Ok(()),
             Err(status) if attempt == BENCH_PRELOAD_ATTEMPTS => {
                 return Err(status).context("cannot store the records to be listed");
@@ -313,7 +314,7 @@ impl Worker {
         let limit = round.timeout;
         let outcome = match job {
             Job::Set(request) => {
-                let answer = answered(limit, self.caller.set_record(request)).await;
+                let answer = answered(limit, &self.caller, request, set_record).await;
                 if update {
                     self.follow(&answer);
                 }
@@ -323,7 +324,7 @@ impl Worker {
                 })
             }
             Job::List { request, all } => {
-                let answer = answered(limit, self.caller.list_changes(request)).await;
+                let answer = answered(limit, &self.caller, request, list_changes).await;
                 judge(answer, |reply| match (all, reply.changes.len()) {
                     (true, found) if found < round.page => wrong("fewer records than are stored"),
                     (false, found) if found > 0 => wrong("records where nothing is new"),
@@ -331,10 +332,10 @@ impl Worker {
                 })
             }
             Job::SetLock(request) => {
-                judge(answered(limit, self.caller.set_lock(request)).await, |_| Outcome::Ok)
+                judge(answered(limit, &self.caller, request, set_lock).await, |_| Outcome::Ok)
             }
             Job::GetLock(request) => {
-                judge(answered(limit, self.caller.get_lock(request)).await, |_| Outcome::Ok)
+                judge(answered(limit, &self.caller, request, get_lock).await, |_| Outcome::Ok)
             }
             Job::Update => wrong("an update was not signed"),
         };
@@ -366,11 +367,18 @@ fn judge<T>(answer: Result<T, Status>, check: impl FnOnce(&T) -> Outcome) -> Out
 }
 
 /// Waits for an answer, but not for ever.
-pub(super) async fn answered<T>(
+pub(super) async fn answered<Message, Reply, Answer>(
     limit: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(limit, call).await {
+    caller: &Caller,
+    message: Message,
+    call: impl Fn(Caller, Message) -> Answer,
+) -> Result<Reply, Status>
+where
+    Message: Clone,
+    Answer: Future<Output = Result<Response<Reply>, Status>>,
+{
+    let sent = until_sent(|| call(caller.clone(), message.clone()));
+    match tokio::time::timeout(limit, sent).await {
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded(format!("no answer in {limit:?}"))),
     }

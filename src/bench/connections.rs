@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use tonic::{
-    Request, Status,
+    Request, Response, Status, Streaming,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, ClientTlsConfig, Endpoint},
@@ -11,7 +11,11 @@ use tonic::{
 use super::plan::Side;
 use crate::{
     limits::{BENCH_CONNECT_TIMEOUT, HTTP2_WINDOW_BYTES},
-    proto::syncer_client::SyncerClient,
+    proto::{
+        GetLockReply, GetLockRequest, ListChangesReply, ListChangesRequest, ListenChangesRequest,
+        Notification, SetLockReply, SetLockRequest, SetRecordReply, SetRecordRequest,
+        syncer_client::SyncerClient,
+    },
 };
 
 /// Calls a server over one of its connections. Cloning it shares the connection.
@@ -78,4 +82,24 @@ fn api_key_header(side: &Side) -> anyhow::Result<ApiKeyHeader> {
     let mut value: MetadataValue<Ascii> = value.context("the API key is no header value")?;
     value.set_sensitive(true);
     Ok(ApiKeyHeader(Some(value)))
+}
+
+/// The calls, in the shape that all of them share.
+macro_rules! calls {
+    ($($name:ident($request:ident) -> $reply:ty;)*) => {$(
+        pub(super) async fn $name(
+            mut caller: Caller,
+            request: $request,
+        ) -> Result<Response<$reply>, Status> {
+            caller.$name(request).await
+        }
+    )*};
+}
+
+calls! {
+    set_record(SetRecordRequest) -> SetRecordReply;
+    list_changes(ListChangesRequest) -> ListChangesReply;
+    listen_changes(ListenChangesRequest) -> Streaming<Notification>;
+    set_lock(SetLockRequest) -> SetLockReply;
+    get_lock(GetLockRequest) -> GetLockReply;
 }

@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use super::{
     Progress,
     calls::answered,
-    connections::{self, Caller},
+    connections::{self, Caller, listen_changes, set_record},
     jobs::{JobMaker, request_time},
     ledger::{Event, Heard, ListenTally, Said, Write},
     pace::Pace,
@@ -238,14 +238,14 @@ struct Desk {
 }
 
 impl Desk {
-    async fn write(self: Arc<Self>, mut caller: Caller) {
+    async fn write(self: Arc<Self>, caller: Caller) {
         while let Some(number) = self.pace.next().await {
             let user = usize::try_from(number).unwrap_or(0) % self.users;
             let id = self.maker.own(&format!("listen-{number}"));
             let request = self.maker.set_record(user, id, 0, number, Some(number.to_string()));
             let due = self.pace.due(number);
             let sent = self.epoch.elapsed();
-            let answer = answered(self.timeout, caller.set_record(request)).await;
+            let answer = answered(self.timeout, &caller, request, set_record).await;
             let acknowledged = self.epoch.elapsed();
             let outcome = match &answer {
                 Ok(reply) if reply.status() == SetRecordStatus::Success => Outcome::Ok,
@@ -350,7 +350,7 @@ impl Listener {
             ListenChangesRequest { request_time: request_time(), signature: String::new() };
         request.sign(self.maker.users.key(self.heard.user));
         let limit = self.timeout;
-        let mut stream = answered(limit, self.caller.listen_changes(request)).await?;
+        let mut stream = answered(limit, &self.caller, request, listen_changes).await?;
         let first = timeout(limit, stream.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the stream did not go live"))??;

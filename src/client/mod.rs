@@ -45,11 +45,13 @@ mod signer;
 #[cfg(test)]
 #[cfg(feature = "server")]
 mod tests;
+pub(crate) mod unsent;
 mod watch;
 
 use backoff::Backoff;
 pub use error::Error;
 pub use signer::{InvalidKey, Signer};
+use unsent::until_sent;
 pub use watch::{Watch, WatchEvent};
 
 pub use crate::proto::{Notification, Record};
@@ -368,9 +370,11 @@ impl Client {
         let mut backoff = Backoff::new(limits::CLIENT_RETRY_PAUSE, limits::CLIENT_MAX_RETRY_PAUSE);
         let mut attempt = 1;
         loop {
-            let mut request = self.request(message.clone());
-            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-            let answer = call(self.0.rpc.clone(), request);
+            let answer = until_sent(|| {
+                let mut request = self.request(message.clone());
+                request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+                call(self.0.rpc.clone(), request)
+            });
             let status = match tokio::time::timeout_at(deadline, answer).await {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
                 Ok(Err(status)) => status,

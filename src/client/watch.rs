@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::{Backoff, Client, Error, timed_out};
+use super::{Backoff, Client, Error, timed_out, unsent::until_sent};
 use crate::{
     limits,
     proto::{ListenChangesRequest, Notification},
@@ -118,10 +118,13 @@ impl Subscriber {
             request_time: self.client.request_time(),
             signature: String::new(),
         });
-        let request = self.client.request(request);
-        let mut rpc = self.client.0.rpc.clone();
         let subscribing = async {
-            let mut notifications = rpc.listen_changes(request).await?.into_inner();
+            let answer = until_sent(|| {
+                let request = self.client.request(request.clone());
+                let mut rpc = self.client.0.rpc.clone();
+                async move { rpc.listen_changes(request).await }
+            });
+            let mut notifications = answer.await?.into_inner();
             match notifications.message().await? {
                 Some(_) => Ok(notifications),
                 None => Err(ended()),

@@ -3,12 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use data_sync::client::{Client, Options, Signer, WatchEvent};
 use futures_util::future::join_all;
 use tonic::Code;
 
 use crate::support::{
     client::{Wallet, channel, end, fresh_key},
     engine::{Engine, Fixture},
+    http::metric,
     raw::RawClient,
 };
 
@@ -18,6 +20,8 @@ const YOUNGEST: Duration = Duration::from_millis(2_400);
 /// Of so many the first and the last one are hardly ever closer than this: a third of the range.
 const MANY: usize = 40;
 const LEAST_SPREAD: Duration = Duration::from_millis(400);
+/// Longest wait for a connection to be replaced.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// None ended early, and they did not end together.
 fn are_spread(ages: &[Duration]) {
@@ -53,4 +57,23 @@ async fn connections_reach_their_greatest_age_one_by_one() {
         began.elapsed()
     }));
     are_spread(&ages.await);
+}
+
+/// A stream keeps a connection open that takes no further calls; the one after would be refused
+/// by the transport before it was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_an_old_connection_refuses_is_made_over_a_new_one() {
+    let fixture = Fixture::new(Engine::Sqlite).await;
+    let server = fixture.options().env("CONNECTION_MAX_AGE", "1s").start();
+    let options = Options { attempts: 1, ..Options::default() };
+    let url = format!("http://{}", server.grpc);
+    let client = Client::connect(&url, Signer::generate(), options).await.expect("connects");
+    let mut watch = client.watch();
+    assert!(matches!(watch.next_event().await, Some(WatchEvent::Live)));
+    let began = Instant::now();
+    while metric(&server, r#"data_sync_connections{listener="grpc"}"#).await < 2.0 {
+        assert!(began.elapsed() < PATIENCE, "the connection was never asked to go");
+        client.is_locked("any").await.expect("answered, whatever becomes of the connection");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
