@@ -34,6 +34,8 @@ const PANEL_TITLE_HEIGHT: i32 = 30;
 const BAR_HEIGHT: i32 = 18;
 const BAR_STEP: i32 = 24;
 const MARGIN: i32 = 16;
+/// Room for the half of the last label that lies beyond the axis.
+const LAST_LABEL_ROOM: u32 = 36;
 
 /// A figure of a report that a chart shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +139,8 @@ impl Measure {
 pub enum Axis {
     /// Users.
     Users,
+    /// Users whom the store was given before.
+    StoredUsers,
     /// Records of each user.
     Records,
     /// Open streams.
@@ -153,8 +157,9 @@ pub enum Axis {
 
 impl Axis {
     /// Every axis.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Users,
+        Self::StoredUsers,
         Self::Records,
         Self::Streams,
         Self::Replicas,
@@ -168,6 +173,7 @@ impl Axis {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::StoredUsers => "stored-users",
             Self::Records => "records",
             Self::Streams => "streams",
             Self::Replicas => "replicas",
@@ -180,6 +186,7 @@ impl Axis {
     const fn title(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::StoredUsers => "users stored",
             Self::Records => "records a user",
             Self::Streams => "open streams",
             Self::Replicas => "replicas",
@@ -194,6 +201,7 @@ impl Axis {
         let count = |count: usize| Some(approximate(count as u64));
         match self {
             Self::Users => count(settings.users),
+            Self::StoredUsers => count(settings.stored_users?),
             Self::Records => count(settings.records),
             Self::Streams => count(settings.streams?),
             Self::Replicas => count(side.targets.len()),
@@ -382,6 +390,7 @@ fn curves(title: &str, lines: &Lines, title_x: &str, title_y: &str) -> Result<St
         let mut chart = ChartBuilder::on(&area)
             .caption(title, (FONT, 20).into_font().color(&INK))
             .margin(MARGIN)
+            .margin_right(LAST_LABEL_ROOM)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(xs.log_scale(), ys)?;
@@ -402,12 +411,14 @@ fn curves(title: &str, lines: &Lines, title_x: &str, title_y: &str) -> Result<St
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
             chart.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(INK.mix(0.3))
-            .draw()?;
+        if lines.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .background_style(WHITE.mix(0.85))
+                .border_style(INK.mix(0.3))
+                .draw()?;
+        }
         area.present()?;
     }
     Ok(picture)

@@ -249,6 +249,8 @@ pub struct Plan {
     pub load: Load,
     /// Users who call.
     pub users: usize,
+    /// Users whom the store was given before, where that was counted; noted in the report.
+    pub stored_users: Option<usize>,
     /// Records each user has before the run begins.
     pub records_per_user: usize,
     /// Bytes of data of each record.

@@ -126,6 +126,9 @@ pub struct Settings {
     pub streams: Option<usize>,
     /// Users.
     pub users: usize,
+    /// Users whom the store was given before, where that was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_users: Option<usize>,
     /// Records of each user before the run.
     pub records: usize,
     /// Bytes of data in a record.
@@ -159,6 +162,7 @@ impl Settings {
             rate,
             streams,
             users: plan.users,
+            stored_users: plan.stored_users,
             records: plan.records_per_user,
             record_bytes: plan.record_bytes,
             warm_up_seconds: plan.warm_up.as_secs_f64(),

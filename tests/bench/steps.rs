@@ -147,15 +147,14 @@ fn user() -> UserId {
 
 /// A change is announced and every stream takes its hint.
 fn tell(streams: usize) -> Step {
-    let (hub, runtime) = (Arc::new(Hub::new()), runtime());
-    let mut subscriptions: Vec<Subscription> =
-        (0..streams).map(|_| hub.subscribe(user())).collect();
+    let (hub, runtime, user) = (Arc::new(Hub::new()), runtime(), user());
+    let mut subscriptions: Vec<Subscription> = (0..streams).map(|_| hub.subscribe(user)).collect();
     let client_id: Arc<str> = "7f1c5a52-3d0f-4e6c-8f0e-0d8a1b2c3d4e".into();
     let mut revision = 0;
     Box::new(move || {
         revision += 1;
         let client_id = Some(Arc::clone(&client_id));
-        hub.announce(&Change { user: user(), from: revision, to: revision, client_id });
+        hub.announce(&Change { user, from: revision, to: revision, client_id });
         runtime.block_on(async {
             for subscription in &mut subscriptions {
                 std::hint::black_box(subscription.next().await);
@@ -165,8 +164,8 @@ fn tell(streams: usize) -> Step {
 }
 
 fn subscribe() -> Step {
-    let hub = Arc::new(Hub::new());
+    let (hub, user) = (Arc::new(Hub::new()), user());
     Box::new(move || {
-        std::hint::black_box(hub.subscribe(user()));
+        std::hint::black_box(hub.subscribe(user));
     })
 }

@@ -42,6 +42,7 @@ fn plan(op: &str, sides: Vec<Side>) -> Plan {
         workload: Workload::Calls(op.parse().unwrap()),
         load: Load::Closed { concurrency: 8 },
         users: 4,
+        stored_users: None,
         records_per_user: 3,
         record_bytes: 64,
         warm_up: Duration::from_millis(20),

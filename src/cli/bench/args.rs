@@ -158,6 +158,10 @@ pub(super) struct RunArgs {
     )]
     users: usize,
 
+    /// Users whom the store was given before; only noted in the report, for charts along it.
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    stored_users: Option<usize>,
+
     /// Records that each user has before list-all or list-new are measured.
     #[arg(long, value_name = "N", default_value = "100", help_heading = "Load")]
     records: usize,
@@ -292,6 +296,7 @@ impl RunArgs {
                 },
             },
             users: self.users,
+            stored_users: self.stored_users,
             records_per_user: self.records,
             record_bytes: self.record_bytes,
             warm_up: self.warm_up,

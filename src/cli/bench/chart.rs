@@ -44,7 +44,7 @@ pub(super) struct ChartArgs {
     measure: Vec<Measure>,
 
     /// Draw one measure as a line along a setting that differs between the reports: users,
-    /// records, streams, replicas, concurrency, rate or record-bytes.
+    /// stored-users, records, streams, replicas, concurrency, rate or record-bytes.
     #[arg(long, value_name = "NAME", value_parser = parse_axis, conflicts_with = "latency")]
     along: Option<Axis>,
 
