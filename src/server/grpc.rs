@@ -3,15 +3,12 @@
 use std::{
     convert::Infallible,
     fmt,
-    future::Future,
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use anyhow::Context as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response};
-use pin_project_lite::pin_project;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::Routes};
 use tower::Service;
@@ -47,7 +44,10 @@ fn is_of<S: NamedService>(path: &str) -> bool {
 impl Service<Request<Body>> for GrpcServices {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = GrpcFuture;
+    type Future = Either<
+        BoxFuture<'static, Result<Response<Body>, Infallible>>,
+        <Routes as Service<Request<Body>>>::Future,
+    >;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The syncer's own service is always ready.
@@ -55,31 +55,11 @@ impl Service<Request<Body>> for GrpcServices {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> GrpcFuture {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         if is_of::<SyncerServer<SyncService>>(request.uri().path()) {
-            GrpcFuture::Syncer { reply: self.syncer.call(request) }
+            Either::Left(self.syncer.call(request))
         } else {
-            GrpcFuture::Other { reply: self.others.call(request) }
-        }
-    }
-}
-
-pin_project! {
-    /// The reply of one of the services.
-    #[project = GrpcFutureProjection]
-    pub(super) enum GrpcFuture {
-        Syncer { reply: BoxFuture<'static, Result<Response<Body>, Infallible>> },
-        Other { #[pin] reply: <Routes as Service<Request<Body>>>::Future },
-    }
-}
-
-impl Future for GrpcFuture {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            GrpcFutureProjection::Syncer { reply } => reply.as_mut().poll(context),
-            GrpcFutureProjection::Other { reply } => reply.poll(context),
+            Either::Right(self.others.call(request))
         }
     }
 }
