@@ -15,6 +15,7 @@ WORKDIR /src
 ARG PROFILE=release
 # Dependencies first: they are built again only when they change.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml build.rs ./
+COPY .cargo .cargo
 COPY proto proto
 RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \
  && cargo build --locked --profile "$PROFILE" --bin data-sync \

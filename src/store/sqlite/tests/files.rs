@@ -27,6 +27,13 @@ async fn everything_is_found_again_after_reopening() {
     assert_eq!(store.set_lock(lock, soon()).await.unwrap(), taken);
 }
 
+/// Until 3.51.3 two connections that moved the log at the same moment could lose a commit.
+#[test]
+fn the_linked_sqlite_has_its_wal_reset_repaired() {
+    let version = rusqlite::version_number();
+    assert!(version >= 3_051_003, "{version}");
+}
+
 #[test]
 fn looking_at_a_missing_file_does_not_make_it() {
     let directory = TempDir::new().unwrap();
