@@ -111,7 +111,8 @@ impl Authenticator {
     /// for.
     pub async fn until_invalid(&self, key: Option<&ApiKey>) -> AuthError {
         match (&self.api_keys, key) {
-            (Some(keys), Some(key)) => keys.until_invalid(key).await.into(),
+            // Boxed, so that streams are no larger where no key is asked for.
+            (Some(keys), Some(key)) => Box::pin(keys.until_invalid(key)).await.into(),
             _ => std::future::pending().await,
         }
     }

@@ -16,8 +16,8 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// First buffer of what is sent, in bytes: a few notifications.
-const ENCODE_BUFFER_BYTES: usize = 256;
+/// First buffer of what is sent, in bytes: a notification with its frame.
+const ENCODE_BUFFER_BYTES: usize = 64;
 /// First buffer of what is received, in bytes: a record of common size.
 const DECODE_BUFFER_BYTES: usize = 2_048;
 /// Encoded bytes after which messages are handed on, in bytes; tonic's own.

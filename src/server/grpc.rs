@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::Routes};
@@ -44,10 +44,7 @@ fn is_of<S: NamedService>(path: &str) -> bool {
 impl Service<Request<Body>> for GrpcServices {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<
-        BoxFuture<'static, Result<Response<Body>, Infallible>>,
-        <Routes as Service<Request<Body>>>::Future,
-    >;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The syncer's own service is always ready.
@@ -57,9 +54,10 @@ impl Service<Request<Body>> for GrpcServices {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if is_of::<SyncerServer<SyncService>>(request.uri().path()) {
-            Either::Left(self.syncer.call(request))
+            self.syncer.call(request)
         } else {
-            Either::Right(self.others.call(request))
+            // Boxed, so that the calls of devices are not given room for it.
+            Box::pin(self.others.call(request))
         }
     }
 }

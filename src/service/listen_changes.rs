@@ -73,7 +73,8 @@ impl StreamLife {
     async fn drained(&self, turn: f64) {
         self.0.draining.cancelled().await;
         let began = self.0.drain_began.get().copied().unwrap_or_else(Instant::now);
-        tokio::time::sleep_until(began + self.0.spread.mul_f64(turn)).await;
+        // Boxed, since all streams have room for it and few ever come here.
+        Box::pin(tokio::time::sleep_until(began + self.0.spread.mul_f64(turn))).await;
     }
 }
 
@@ -99,12 +100,15 @@ impl Drop for OpenStream {
     }
 }
 
+type Item = Result<proto::Notification, Status>;
+
 /// One stream between two notifications.
 struct Listener {
     subscription: Subscription,
     place: Place,
     auth: Arc<Authenticator>,
-    api_key: Option<ApiKey>,
+    /// Boxed: most deployments ask for none.
+    api_key: Option<Box<ApiKey>>,
     hangup: Option<Hangup>,
     life: StreamLife,
     age_limit: Option<Instant>,
@@ -135,8 +139,7 @@ impl SyncService {
         &self,
         call: &Call,
         request: &proto::ListenChangesRequest,
-    ) -> Result<impl Stream<Item = Result<proto::Notification, Status>> + Send + use<>, ServiceError>
-    {
+    ) -> Result<impl Stream<Item = Item> + Send + use<>, ServiceError> {
         validate::request_time(request.request_time, self.now_seconds())?;
         let caller = self.authenticate(call, request)?;
         let parts = &self.0;
@@ -158,7 +161,7 @@ impl SyncService {
             subscription,
             place,
             auth: Arc::clone(&parts.auth),
-            api_key: caller.api_key,
+            api_key: caller.api_key.map(Box::new),
             hangup: call.hangup.clone(),
             life: parts.streams.clone(),
             age_limit: parts.streams.age_limit(),
@@ -179,22 +182,28 @@ fn leave_connection(hangup: Option<&Hangup>) {
 
 impl Listener {
     /// Produces the next item; `None` after the last.
-    async fn step(mut self) -> Option<(Result<proto::Notification, Status>, Self)> {
-        let item = match self.stage {
-            Stage::Live => {
-                self.stage = Stage::Waiting;
-                Ok(proto::Notification::default())
-            }
-            Stage::Waiting => match self.wait().await {
-                Ok(hint) => Ok(self.notification(hint)),
-                Err(error) => {
-                    self.stage = Stage::Ended;
-                    Err(Status::from(error))
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its argument twice, and every idle stream with it"
+    )]
+    fn step(mut self) -> impl Future<Output = Option<(Item, Self)>> + Send {
+        async move {
+            let item = match self.stage {
+                Stage::Live => {
+                    self.stage = Stage::Waiting;
+                    Ok(proto::Notification::default())
                 }
-            },
-            Stage::Ended => return None,
-        };
-        Some((item, self))
+                Stage::Waiting => match self.wait().await {
+                    Ok(hint) => Ok(self.notification(hint)),
+                    Err(error) => {
+                        self.stage = Stage::Ended;
+                        Err(Status::from(error))
+                    }
+                },
+                Stage::Ended => return None,
+            };
+            Some((item, self))
+        }
     }
 
     async fn wait(&mut self) -> Result<Hint, ServiceError> {
@@ -208,7 +217,7 @@ impl Listener {
         };
         let (ended, error) = tokio::select! {
             biased;
-            error = auth.until_invalid(api_key.as_ref()) => ("api_key", ServiceError::Unauthenticated(error)),
+            error = auth.until_invalid(api_key.as_deref()) => ("api_key", ServiceError::Unauthenticated(error)),
             () = place.displaced() => {
                 (StreamEnd::Displaced.as_str(), ServiceError::StreamEnded(StreamEnd::Displaced))
             }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dashmap::{DashMap, mapref::entry::Entry};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 use crate::store::UserId;
 
@@ -27,7 +27,7 @@ pub struct StreamPlaces {
 #[derive(Debug)]
 struct Seat {
     number: u64,
-    displaced: CancellationToken,
+    displace: oneshot::Sender<()>,
 }
 
 impl StreamPlaces {
@@ -51,14 +51,15 @@ impl StreamPlaces {
             return None;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let displaced = CancellationToken::new();
+        let (displace, displaced) = oneshot::channel();
         let mut seats = self.by_user.entry(user).or_default();
         if seats.len() >= self.max_per_user
             && let Some(oldest) = seats.pop_front()
         {
-            oldest.displaced.cancel();
+            // An error means that it ends already.
+            let _ = oldest.displace.send(());
         }
-        seats.push_back(Seat { number, displaced: displaced.clone() });
+        seats.push_back(Seat { number, displace });
         drop(seats);
         Some(Place { places: Arc::clone(self), user, number, displaced })
     }
@@ -70,13 +71,14 @@ pub(super) struct Place {
     places: Arc<StreamPlaces>,
     user: UserId,
     number: u64,
-    displaced: CancellationToken,
+    displaced: oneshot::Receiver<()>,
 }
 
 impl Place {
-    /// Resolves when a newer stream of the user needs the place.
-    pub(super) async fn displaced(&self) {
-        self.displaced.cancelled().await;
+    /// Resolves when a newer stream of the user needs the place; not to be asked again then.
+    pub(super) async fn displaced(&mut self) {
+        // Until it sends, the other end stays as long as this place.
+        let _ = (&mut self.displaced).await;
     }
 }
 
@@ -94,26 +96,31 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const fn user(number: u8) -> UserId {
         UserId::new([number; 33])
     }
 
+    fn is_displaced(place: &mut Place) -> bool {
+        place.displaced().now_or_never().is_some()
+    }
+
     #[test]
     fn the_oldest_stream_of_the_same_user_gives_way() {
         let places = Arc::new(StreamPlaces::new(100, 2));
-        let first = places.take(user(1)).expect("room");
-        let second = places.take(user(1)).expect("room");
-        let stranger = places.take(user(2)).expect("room");
-        let third = places.take(user(1)).expect("room");
-        let displaced =
-            [&first, &second, &stranger, &third].map(|place| place.displaced.is_cancelled());
+        let mut first = places.take(user(1)).expect("room");
+        let mut second = places.take(user(1)).expect("room");
+        let mut stranger = places.take(user(2)).expect("room");
+        let mut third = places.take(user(1)).expect("room");
+        let displaced = [&mut first, &mut second, &mut stranger, &mut third].map(is_displaced);
         assert_eq!(displaced, [true, false, false, false]);
         drop((second, third));
         let _fourth = places.take(user(1)).expect("room");
-        let fifth = places.take(user(1)).expect("room");
-        assert!(!fifth.displaced.is_cancelled());
+        let mut fifth = places.take(user(1)).expect("room");
+        assert!(!is_displaced(&mut fifth));
     }
 
     #[test]
