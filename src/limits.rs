@@ -69,14 +69,19 @@ pub const MAX_QUEUED_WRITES: usize = 4_096;
 pub const MAX_POSTGRES_BATCH_ROWS: usize = 32;
 /// Most data bytes in one Postgres batch.
 pub const MAX_POSTGRES_BATCH_BYTES: usize = 1024 * 1024;
-/// Lists waiting for a reader of short pages; further ones are turned away.
-pub const MAX_QUEUED_LISTS: usize = 4_096;
-/// Most lists in one Postgres statement.
-pub const MAX_POSTGRES_BATCH_LISTS: usize = 64;
-/// Statements of lists that run at once, on a pooled connection each.
-pub const LIST_READERS: usize = 2;
-/// A batch of lists waits at least this long for a connection, however long its lists waited.
-pub const LIST_LEND_GRACE: Duration = Duration::from_millis(100);
+/// Calls of one kind waiting to share a round trip to Postgres; further ones are turned away.
+pub const MAX_QUEUED_GROUPED_CALLS: usize = 4_096;
+/// Most calls of one kind in one round trip.
+pub const MAX_GROUPED_CALLS: usize = 64;
+/// Round trips of one kind of call that run at once, on a pooled connection each.
+pub const GROUP_TASKS: usize = 2;
+/// A group waits at least this long for a connection, however long its calls waited.
+pub const GROUP_LEND_GRACE: Duration = Duration::from_millis(100);
+/// Longest wait to take or release a lock with others before it is done alone.
+pub const GROUPED_LOCK_PATIENCE: Duration = Duration::from_millis(100);
+/// Longest wait of a group for one user's locks, after which each of its calls is made alone:
+/// nobody waits for strangers.
+pub const GROUPED_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 /// Most records of a page that is read with others.
 pub const BATCHED_PAGE_RECORDS: usize = 32;
 /// Most encoded bytes of such a page (64 KiB), unless its one record is larger.

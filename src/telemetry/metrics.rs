@@ -160,7 +160,7 @@ const AUTH_FAILURES: &[&str] = &[
 /// What is tried again, and why.
 const STORE_RETRIES: &[(&str, &[&str])] = &[
     ("set_record", &["serialization", "deadlock", "lock_timeout", "split", "connection"]),
-    ("set_lock", &["serialization", "deadlock", "lock_timeout", "connection"]),
+    ("set_lock", &["serialization", "deadlock", "lock_timeout", "split", "connection"]),
     ("batch", &["split"]),
 ];
 /// What a pooled connection does.

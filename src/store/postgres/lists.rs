@@ -1,44 +1,24 @@
-//! Short pages of many users in one round trip: what waits becomes one statement.
-//!
-//! Most lists find nothing or a few records, and a statement of its own costs more than what it
-//! finds. So lists wait for one of a few readers, each of which takes what is there: nothing waits
-//! to fill a batch. A page that is longer than a share of a batch is read alone instead.
+//! Short pages of many users in one statement. A page that is longer than a share of a group is
+//! read alone instead.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use tokio::{
-    sync::{
-        Mutex,
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 use tokio_postgres::{Row, types::Type};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    pool::{Lender, late},
+    grouped::{Answer, Kind, count},
+    pool::Lender,
     records::page,
     text_error,
     transaction::Parameter,
 };
 use crate::{
-    limits::{
-        BATCHED_PAGE_BYTES, BATCHED_PAGE_RECORDS, LIST_LEND_GRACE, LIST_READERS,
-        MAX_POSTGRES_BATCH_LISTS, MAX_QUEUED_LISTS, RECORD_OVERHEAD_BYTES,
-    },
+    limits::{BATCHED_PAGE_BYTES, BATCHED_PAGE_RECORDS, RECORD_OVERHEAD_BYTES},
     store::{Page, PageLimit, StoreError, UserId},
-    tasks::Tasks,
 };
 
-/// One snapshot for the whole batch, so also for each page and its head.
+/// One snapshot for the whole group, so also for each page and its head.
 const LIST_MANY: &str = "SELECT c.id, c.revision, c.schema_version, c.data, c.head, c.more, asked.place \
      FROM unnest($1, $2, $3, $4) WITH ORDINALITY \
               AS asked (user_id, since, max_records, max_bytes, place) \
@@ -46,24 +26,16 @@ const LIST_MANY: &str = "SELECT c.id, c.revision, c.schema_version, c.data, c.he
                                                   asked.max_bytes, $5) c \
      ORDER BY asked.place, c.revision";
 
-/// A page, or nothing where it has to be read alone.
-type Answer = Result<Option<Page>, StoreError>;
-
-/// One list that waits.
+/// A page and the head.
 #[derive(Debug)]
-struct Asked {
-    user: UserId,
-    since: u64,
-    limit: PageLimit,
-    arrived: Instant,
-    deadline: Instant,
-    /// A reader has taken it.
-    is_taken: Arc<AtomicBool>,
-    answer: oneshot::Sender<Answer>,
+pub(super) struct List {
+    pub(super) user: UserId,
+    pub(super) since: u64,
+    pub(super) limit: PageLimit,
 }
 
-impl Asked {
-    /// What of the caller's limit a batch has room for.
+impl List {
+    /// What of the caller's limit a group has room for.
     fn share(&self) -> PageLimit {
         PageLimit {
             max_records: self.limit.max_records.min(BATCHED_PAGE_RECORDS),
@@ -77,103 +49,41 @@ impl Asked {
     }
 }
 
-/// The way to the readers.
+/// Reads short pages.
 #[derive(Debug)]
-pub(super) struct Lists {
-    queue: mpsc::Sender<Asked>,
-    /// Longest wait for a reader.
-    wait: Duration,
-}
+pub(super) struct Lists;
 
-impl Lists {
-    /// Starts the readers; they end with `closed`.
-    pub(super) fn start(lender: &Arc<Lender>, tasks: &Tasks, closed: &CancellationToken) -> Self {
-        let (sender, receiver) = mpsc::channel(MAX_QUEUED_LISTS);
-        let receiver = Arc::new(Mutex::new(receiver));
-        for _ in 0..LIST_READERS {
-            let (lender, receiver) = (Arc::clone(lender), Arc::clone(&receiver));
-            let closed = closed.clone();
-            tasks.spawn("postgres list reader", async move {
-                closed.run_until_cancelled(read_for_ever(&lender, &receiver)).await;
-            });
-        }
-        Self { queue: sender, wait: lender.wait() }
-    }
+impl Kind for Lists {
+    type Call = List;
+    type Answer = Page;
 
-    /// A short page and the head; nothing where the page is too long to be read with others.
-    pub(super) async fn short_page(
+    const TASK: &'static str = "postgres lists";
+    const PATIENCE: Option<Duration> = None;
+
+    async fn make(
         &self,
-        user: UserId,
-        since: u64,
-        limit: PageLimit,
-        deadline: Instant,
-    ) -> Answer {
-        let arrived = Instant::now();
-        if deadline <= arrived {
-            return Err(StoreError::DeadlineExceeded);
-        }
-        let (answer, mut answered) = oneshot::channel();
-        let is_taken = Arc::<AtomicBool>::default();
-        let taken = Arc::clone(&is_taken);
-        let asked = Asked { user, since, limit, arrived, deadline, is_taken, answer };
-        self.queue.try_send(asked).map_err(|refused| match refused {
-            TrySendError::Full(_) => StoreError::Overloaded,
-            TrySendError::Closed(_) => closed(),
-        })?;
-        let mut waited = timeout_at(deadline.min(arrived + self.wait), &mut answered).await;
-        if waited.is_err() && taken.load(Ordering::Relaxed) {
-            waited = timeout_at(deadline, answered).await;
-        }
-        match waited {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_dropped)) => Err(closed()),
-            Err(_elapsed) => Err(late(deadline, "no reader was free in time")),
-        }
+        lender: &Lender,
+        lent_by: Instant,
+        lists: &[List],
+    ) -> Result<Vec<Answer<Page>>, StoreError> {
+        let pages = read(lender, lent_by, lists).await?;
+        let answer = |(list, rows): (&List, &Vec<Row>)| {
+            page(rows).map(|page| (!list.is_cut_short(&page)).then_some(page))
+        };
+        Ok(lists.iter().zip(&pages).map(answer).collect())
     }
 }
 
-fn closed() -> StoreError {
-    StoreError::Unavailable("the store is closed".to_owned())
-}
-
-/// One reader: the next one takes what comes while this one's statement runs.
-async fn read_for_ever(lender: &Lender, queue: &Mutex<mpsc::Receiver<Asked>>) {
-    let mut batch = Vec::with_capacity(MAX_POSTGRES_BATCH_LISTS);
-    loop {
-        if queue.lock().await.recv_many(&mut batch, MAX_POSTGRES_BATCH_LISTS).await == 0 {
-            return;
-        }
-        let now = Instant::now();
-        batch.retain(|asked| asked.deadline > now && !asked.answer.is_closed());
-        let Some(oldest) = batch.iter().map(|asked| asked.arrived).min() else { continue };
-        batch.iter().for_each(|asked| asked.is_taken.store(true, Ordering::Relaxed));
-        // Whoever waits longest shall not wait as long again.
-        let lent_by = (oldest + lender.wait()).max(now + LIST_LEND_GRACE);
-        let pages = read(lender, lent_by, &batch).await;
-        for (place, asked) in batch.drain(..).enumerate() {
-            let answer = match &pages {
-                Ok(pages) => {
-                    let rows = pages.get(place).map(Vec::as_slice).unwrap_or_default();
-                    page(rows).map(|page| (!asked.is_cut_short(&page)).then_some(page))
-                }
-                Err(error) => Err(error.clone()),
-            };
-            // A caller that went away asks again.
-            drop(asked.answer.send(answer));
-        }
-    }
-}
-
-/// The rows of each list, in the order of the batch.
+/// The rows of each list, in their order.
 async fn read(
     lender: &Lender,
     lent_by: Instant,
-    batch: &[Asked],
+    lists: &[List],
 ) -> Result<Vec<Vec<Row>>, StoreError> {
-    let users: Vec<&[u8]> = batch.iter().map(|asked| asked.user.as_bytes().as_slice()).collect();
-    let since: Vec<i64> = batch.iter().map(|asked| count(asked.since)).collect();
-    let most: Vec<i64> = batch.iter().map(|asked| count(asked.share().max_records)).collect();
-    let bytes: Vec<i64> = batch.iter().map(|asked| count(asked.share().max_bytes)).collect();
+    let users: Vec<&[u8]> = lists.iter().map(|list| list.user.as_bytes().as_slice()).collect();
+    let since: Vec<i64> = lists.iter().map(|list| count(list.since)).collect();
+    let most: Vec<i64> = lists.iter().map(|list| count(list.share().max_records)).collect();
+    let bytes: Vec<i64> = lists.iter().map(|list| count(list.share().max_bytes)).collect();
     let overhead = count(RECORD_OVERHEAD_BYTES);
     let parameters: [Parameter<'_>; 5] = [
         (&users, Type::BYTEA_ARRAY),
@@ -183,18 +93,14 @@ async fn read(
         (&overhead, Type::INT8),
     ];
     let rows = lender.read_for_many(lent_by, LIST_MANY, &parameters).await?;
-    let mut pages: Vec<Vec<Row>> = batch.iter().map(|_| Vec::new()).collect();
+    let mut pages: Vec<Vec<Row>> = lists.iter().map(|_| Vec::new()).collect();
     for row in rows {
         let place: i64 = row.try_get(6).map_err(|error| text_error(&error))?;
         let index = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
         let page = index.and_then(|index| pages.get_mut(index)).ok_or_else(|| {
-            StoreError::Internal(format!("a list of {} was answered at {place}", batch.len()))
+            StoreError::Internal(format!("a list of {} was answered at {place}", lists.len()))
         })?;
         page.push(row);
     }
     Ok(pages)
-}
-
-fn count<N: TryInto<i64>>(number: N) -> i64 {
-    number.try_into().unwrap_or(i64::MAX)
 }

@@ -22,6 +22,7 @@ mod adopt;
 mod batch;
 mod connect;
 mod error;
+mod grouped;
 mod lanes;
 mod lists;
 mod locks;
@@ -40,7 +41,8 @@ pub use migrate::{migrate, schema_state};
 pub(crate) use connect::{Connection, Connector};
 pub(crate) use writer::jittered;
 
-use lists::Lists;
+use grouped::Grouped;
+use lists::{List, Lists};
 use locks::Locks;
 use pool::Lender;
 use status::StatusCheck;
@@ -50,7 +52,7 @@ use writer::Writers;
 #[derive(Debug)]
 pub struct PostgresStore {
     lender: Arc<Lender>,
-    lists: Lists,
+    lists: Grouped<Lists>,
     writers: Writers,
     locks: Locks,
     status: StatusCheck,
@@ -74,9 +76,15 @@ impl PostgresStore {
         let closed = tasks.stop_signal().child_token();
         let StoreContext { feed, quotas, clock: _, metrics } = context;
         let lender = Arc::new(Lender::new(Arc::clone(&connector), config, tasks, &metrics)?);
-        let lists = Lists::start(&lender, tasks, &closed);
-        let locks =
-            Locks::new(config.statement_timeout, quotas.max_locks, metrics.store_retries.clone());
+        let lists = Grouped::start(Lists, &lender, tasks, &closed);
+        let locks = Locks::start(
+            config.statement_timeout,
+            quotas.max_locks,
+            metrics.store_retries.clone(),
+            &lender,
+            tasks,
+            &closed,
+        );
         let status = StatusCheck::new(
             Arc::clone(&connector),
             config.connect_timeout,
@@ -123,7 +131,7 @@ impl Store for PostgresStore {
     ) -> Result<Page, StoreError> {
         // Who lists from the beginning finds much, most often.
         if since > 0
-            && let Some(page) = self.lists.short_page(user, since, limit, deadline).await?
+            && let Some(page) = self.lists.make(List { user, since, limit }, deadline).await?
         {
             return Ok(page);
         }
@@ -132,11 +140,11 @@ impl Store for PostgresStore {
 
     async fn heads(&self, users: &[UserId], deadline: Instant) -> Result<Vec<u64>, StoreError> {
         // Behind every revision there is nothing but the head.
-        if let [user] = users
-            && let Some(page) =
-                self.lists.short_page(*user, u64::MAX, PageLimit::WIRE, deadline).await?
-        {
-            return Ok(vec![page.head]);
+        if let [user] = *users {
+            let list = List { user, since: u64::MAX, limit: PageLimit::WIRE };
+            if let Some(page) = self.lists.make(list, deadline).await? {
+                return Ok(vec![page.head]);
+            }
         }
         records::heads(&self.lender, users, deadline).await
     }
@@ -155,7 +163,7 @@ impl Store for PostgresStore {
         name: &str,
         deadline: Instant,
     ) -> Result<bool, StoreError> {
-        locks::is_locked(&self.lender, user, name, deadline).await
+        self.locks.is_locked(user, name, deadline).await
     }
 
     async fn status(&self, deadline: Instant) -> Result<StoreStatus, StoreError> {

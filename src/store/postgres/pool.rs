@@ -109,12 +109,7 @@ impl Lender {
     ) -> Result<Vec<Row>, StoreError> {
         let limit = self.statement_timeout;
         let deadline = Instant::now() + self.wait + limit;
-        match self.read_lent_by(lent_by, sql, parameters, deadline, limit).await {
-            Err(StoreError::DeadlineExceeded) => {
-                Err(StoreError::Unavailable("no connection was free in time".to_owned()))
-            }
-            read => read,
-        }
+        self.read_lent_by(lent_by, sql, parameters, deadline, limit).await.map_err(for_many)
     }
 
     async fn read_lent_by(
@@ -158,7 +153,33 @@ impl Lender {
         deadline: Instant,
         limit: Duration,
     ) -> Result<Ended, StoreError> {
-        let client = self.lend(deadline).await?;
+        self.transact_lent_by(deadline, begin, call, parameters, deadline, limit).await
+    }
+
+    /// [`Self::transact`] for several callers; see [`Self::read_for_many`].
+    pub(super) async fn transact_for_many(
+        &self,
+        lent_by: Instant,
+        begin: &str,
+        call: &str,
+        parameters: &[Parameter<'_>],
+        limit: Duration,
+    ) -> Result<Ended, StoreError> {
+        let deadline = Instant::now() + self.wait + limit + POSTGRES_ANSWER_GRACE;
+        let ended = self.transact_lent_by(lent_by, begin, call, parameters, deadline, limit).await;
+        ended.map_err(for_many)
+    }
+
+    async fn transact_lent_by(
+        &self,
+        lent_by: Instant,
+        begin: &str,
+        call: &str,
+        parameters: &[Parameter<'_>],
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<Ended, StoreError> {
+        let client = self.lend(lent_by).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         let limit = left.min(limit + POSTGRES_ANSWER_GRACE);
         let ended = transaction::run(&client, begin, call, parameters, limit).await;
@@ -217,6 +238,16 @@ impl Lender {
 /// Takes a connection out of the pool, which may then make another.
 fn discard(client: Object) {
     drop(Object::take(client));
+}
+
+/// None of several callers' deadlines was the one that passed.
+fn for_many(error: StoreError) -> StoreError {
+    match error {
+        StoreError::DeadlineExceeded => {
+            StoreError::Unavailable("no connection was free in time".to_owned())
+        }
+        error => error,
+    }
 }
 
 /// The error of a wait that was cut: by the caller's deadline, or by a limit of ours.

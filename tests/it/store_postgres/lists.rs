@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use data_sync::{
-    limits::{BATCHED_PAGE_RECORDS, MAX_POSTGRES_BATCH_LISTS},
+    limits::{BATCHED_PAGE_RECORDS, MAX_GROUPED_CALLS},
     store::{
         PageLimit, Quotas, Store as _, StoreError,
         conformance::{new_write, soon, user},
@@ -44,7 +44,7 @@ async fn lists_of_many_users_share_statements_and_each_gets_its_own() {
         assert!(!page.has_more);
     }
     let used = statements() - before;
-    let fewest = asked.div_ceil(MAX_POSTGRES_BATCH_LISTS as u64);
+    let fewest = asked.div_ceil(MAX_GROUPED_CALLS as u64);
     assert!((fewest..asked / 4).contains(&used), "{used} statements for {asked} lists");
 }
 

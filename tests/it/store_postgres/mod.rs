@@ -24,6 +24,7 @@ use crate::support::{
 mod adoption;
 mod contention;
 mod lists;
+mod locks;
 mod migrations;
 mod outages;
 mod plans;
