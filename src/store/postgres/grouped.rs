@@ -62,9 +62,19 @@ struct Queued<K: Kind> {
 struct Caller<K: Kind> {
     arrived: Instant,
     deadline: Instant,
-    /// A task has taken the call.
-    is_taken: Arc<AtomicBool>,
+    claim: Claim,
     answer: oneshot::Sender<Answer<K::Answer>>,
+}
+
+/// Who makes the call: a task or its caller, whoever claims it first. Made by both, a lock could
+/// be taken again after its holder has released it.
+#[derive(Clone, Default)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn is_first(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
 }
 
 /// The way to the tasks.
@@ -108,21 +118,22 @@ impl<K: Kind> Grouped<K> {
             return Err(StoreError::DeadlineExceeded);
         }
         let (answer, mut answered) = oneshot::channel();
-        let is_taken = Arc::<AtomicBool>::default();
-        let taken = Arc::clone(&is_taken);
-        let queued = Queued { call, caller: Caller { arrived, deadline, is_taken, answer } };
+        let claim = Claim::default();
+        let caller = Caller { arrived, deadline, claim: claim.clone(), answer };
+        let queued = Queued { call, caller };
         self.queue.try_send(queued).map_err(|refused| match refused {
             TrySendError::Full(_) => StoreError::Overloaded,
             TrySendError::Closed(_) => closed(),
         })?;
         let mut waited = timeout_at(deadline.min(arrived + self.wait), &mut answered).await;
-        if waited.is_err() && taken.load(Ordering::Relaxed) {
+        if waited.is_err() && !claim.is_first() {
             waited = timeout_at(deadline, answered).await;
+        } else if waited.is_err() && K::PATIENCE.is_some() && Instant::now() < deadline {
+            return Ok(None);
         }
         match waited {
             Ok(Ok(answer)) => answer,
             Ok(Err(_dropped)) => Err(closed()),
-            Err(_elapsed) if K::PATIENCE.is_some() && Instant::now() < deadline => Ok(None),
             Err(_elapsed) => Err(late(deadline, "no connection was free in time")),
         }
     }
@@ -144,13 +155,14 @@ async fn make_for_ever<K: Kind>(
             return;
         }
         let now = Instant::now();
-        queued.retain(|Queued { caller, .. }| caller.deadline > now && !caller.answer.is_closed());
+        queued.retain(|Queued { caller, .. }| {
+            caller.deadline > now && !caller.answer.is_closed() && caller.claim.is_first()
+        });
         let Some(oldest) = queued.iter().map(|queued| queued.caller.arrived).min() else {
             continue;
         };
         let (calls, callers): (Vec<K::Call>, Vec<Caller<K>>) =
             queued.drain(..).map(|queued| (queued.call, queued.caller)).unzip();
-        callers.iter().for_each(|caller| caller.is_taken.store(true, Ordering::Relaxed));
         // Whoever waits longest shall not wait as long again.
         let lent_by = (oldest + lender.wait()).max(now + GROUP_LEND_GRACE);
         let answers = match kind.make(lender, lent_by, &calls).await {
@@ -167,4 +179,98 @@ async fn make_for_ever<K: Kind>(
 /// A number as SQL has it.
 pub(super) fn count<N: TryInto<i64>>(number: N) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as Cell;
+
+    use tokio::{sync::Semaphore, task::yield_now, time::sleep};
+
+    use super::*;
+    use crate::{
+        config::{PostgresConfig, Secret},
+        store::postgres::Connector,
+        telemetry::metrics::Metrics,
+    };
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+    const NOBODY: &str = "postgres://nobody@127.0.0.1:9/none";
+
+    /// A kind whose round trips last until the gate opens.
+    #[derive(Clone)]
+    struct Gated {
+        gate: Arc<Semaphore>,
+        made: Arc<Cell<Vec<u32>>>,
+    }
+
+    impl Kind for Gated {
+        type Call = u32;
+        type Answer = u32;
+
+        const TASK: &'static str = "gated";
+        const PATIENCE: Option<Duration> = Some(PATIENCE);
+
+        async fn make(
+            &self,
+            _lender: &Lender,
+            _lent_by: Instant,
+            calls: &[u32],
+        ) -> Result<Vec<Answer<u32>>, StoreError> {
+            self.made.lock().expect("no panic").extend(calls);
+            let _open = self.gate.acquire().await.expect("never closed");
+            Ok(calls.iter().map(|call| Ok(Some(*call))).collect())
+        }
+    }
+
+    fn lender(tasks: &Tasks) -> Arc<Lender> {
+        let config = PostgresConfig {
+            url: Secret::new(NOBODY.to_owned()),
+            direct_url: Secret::new(NOBODY.to_owned()),
+            ca_file: None,
+            pool_size: 1,
+            writers: 1,
+            statement_timeout: PATIENCE,
+            connect_timeout: PATIENCE,
+        };
+        let connector = Connector::new(&config.url, &config, tasks).expect("a usable URL");
+        let lender = Lender::new(Arc::new(connector), &config, tasks, &Metrics::new());
+        Arc::new(lender.expect("a usable configuration"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_made_by_a_task_or_left_to_its_caller_and_never_both() {
+        let tasks = Tasks::new();
+        let gated = Gated { gate: Arc::new(Semaphore::new(0)), made: Arc::default() };
+        let grouped =
+            Grouped::start(gated.clone(), &lender(&tasks), &tasks, &CancellationToken::new());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let busy = async {
+            // Each alone in a task, so that none is left.
+            let first = grouped.make(1, deadline);
+            let second = async {
+                while gated.made.lock().expect("no panic").is_empty() {
+                    yield_now().await;
+                }
+                grouped.make(2, deadline).await
+            };
+            tokio::join!(first, second)
+        };
+        let left = async {
+            while gated.made.lock().expect("no panic").len() < GROUP_TASKS {
+                yield_now().await;
+            }
+            let began = Instant::now();
+            let left = grouped.make(3, deadline).await;
+            let waited = began.elapsed();
+            gated.gate.add_permits(1);
+            (left, waited)
+        };
+        let ((first, second), (left, waited)) = tokio::join!(busy, left);
+        assert_eq!((first, second), (Ok(Some(1)), Ok(Some(2))), "what a task has is waited for");
+        assert_eq!(left, Ok(None));
+        assert!(waited < 2 * PATIENCE, "{waited:?}");
+        sleep(PATIENCE).await;
+        assert_eq!(*gated.made.lock().expect("no panic"), [1, 2]);
+    }
 }
