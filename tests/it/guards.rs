@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use data_sync::proto::ListenChangesRequest;
+use data_sync::{
+    client::{Client, Options, SetRecord, Signer},
+    proto::{ListenChangesRequest, Record},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -197,25 +200,38 @@ async fn connections_above_the_caps_are_closed_and_places_come_back() {
 async fn an_old_connection_takes_no_new_calls_and_finishes_its_streams() {
     let fixture = Fixture::new(Engine::Sqlite).await;
     let server = fixture.options().env("CONNECTION_MAX_AGE", "1s").start();
-    let wallet = Wallet::connect(server.grpc, fresh_key()).await;
+    let signer = Signer::generate();
+    let mut listen = ListenChangesRequest { request_time: now(), ..Default::default() };
+    signer.sign(&mut listen);
     let mut old = RawClient::connect(server.grpc, WINDOW).await;
-    let listen = wallet.signed(ListenChangesRequest { request_time: now(), ..Default::default() });
     let mut body = old.answer("ListenChanges", &listen).await.into_body();
     within("the first notification", body.data()).await.expect("no end").expect("no error");
-    // Writes go on all the while, each on whatever connection takes calls.
+    // Writes go on all the while, each on whatever connection takes calls. The library makes a
+    // call again that an old connection refused before it was sent, as most gRPC libraries do.
+    let options =
+        Options { client_id: Some("writer".to_owned()), attempts: 1, ..Options::default() };
+    let url = format!("http://{}", server.grpc);
+    let writer = Client::connect(&url, signer, options).await.expect("connects");
+    let write = async |revision| {
+        let record = Record { id: "a".to_owned(), revision, ..Default::default() };
+        match writer.set_record(record).await {
+            Ok(SetRecord::Stored { revision }) => revision,
+            other => panic!("answered {other:?}"),
+        }
+    };
     let mut base = 0;
     let mut refuses = std::pin::pin!(old.refuses_calls());
     loop {
-        base = wallet.must_set("a", base, b"x").await;
+        base = write(base).await;
         tokio::select! {
             () = refuses.as_mut() => break,
             () = tokio::time::sleep(Duration::from_millis(10)) => {}
         }
     }
-    base = wallet.must_set("a", base, b"after").await;
+    base = write(base).await;
     let mut told = Vec::new();
     let last = prost::Message::encode_to_vec(&data_sync::proto::Notification {
-        client_id: Some(wallet.instance.to_string()),
+        client_id: Some("writer".to_owned()),
         revision: base,
     });
     while !told.ends_with(&last) {
