@@ -176,11 +176,6 @@ async fn make_for_ever<K: Kind>(
     }
 }
 
-/// A number as SQL has it.
-pub(super) fn count<N: TryInto<i64>>(number: N) -> i64 {
-    number.try_into().unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex as Cell;

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    grouped::{Answer, Kind, count},
+    bigint,
+    grouped::{Answer, Kind},
     pool::Lender,
     records::page,
     text_error,
@@ -81,10 +82,10 @@ async fn read(
     lists: &[List],
 ) -> Result<Vec<Vec<Row>>, StoreError> {
     let users: Vec<&[u8]> = lists.iter().map(|list| list.user.as_bytes().as_slice()).collect();
-    let since: Vec<i64> = lists.iter().map(|list| count(list.since)).collect();
-    let most: Vec<i64> = lists.iter().map(|list| count(list.share().max_records)).collect();
-    let bytes: Vec<i64> = lists.iter().map(|list| count(list.share().max_bytes)).collect();
-    let overhead = count(RECORD_OVERHEAD_BYTES);
+    let since: Vec<i64> = lists.iter().map(|list| bigint(list.since)).collect();
+    let most: Vec<i64> = lists.iter().map(|list| bigint(list.share().max_records)).collect();
+    let bytes: Vec<i64> = lists.iter().map(|list| bigint(list.share().max_bytes)).collect();
+    let overhead = bigint(RECORD_OVERHEAD_BYTES);
     let parameters: [Parameter<'_>; 5] = [
         (&users, Type::BYTEA_ARRAY),
         (&since, Type::INT8_ARRAY),

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    bigint,
     error::Fault,
-    grouped::{Answer, Grouped, Kind, count},
+    grouped::{Answer, Grouped, Kind},
     number,
     pool::Lender,
     text_error,
@@ -66,7 +67,6 @@ impl Locks {
         let begin = |lock| transaction::begin("READ COMMITTED", statement_timeout, lock);
         let together = SetLocks {
             begin: begin(GROUPED_LOCK_TIMEOUT),
-            limit: statement_timeout,
             max_locks,
             splits: retries.with_label_values(&["set_lock", "split"]),
         };
@@ -114,7 +114,6 @@ impl Locks {
 #[derive(Debug)]
 struct SetLocks {
     begin: String,
-    limit: Duration,
     max_locks: i64,
     splits: IntCounter,
 }
@@ -150,10 +149,7 @@ impl Kind for SetLocks {
             (&self.max_locks, Type::INT8),
         ];
         let mut answers: Vec<Answer<LockOutcome>> = vec![Ok(None); requests.len()];
-        match lender
-            .transact_for_many(lent_by, &self.begin, SET_LOCKS, &parameters, self.limit)
-            .await?
-        {
+        match lender.transact_for_many(lent_by, &self.begin, SET_LOCKS, &parameters).await? {
             Ended::Committed(rows) if rows.len() == requests.len() => {
                 for (row, place) in rows.iter().zip(order) {
                     answers[place] = outcome(row).map(Some);
@@ -260,7 +256,7 @@ impl SetLock {
 /// Whether a lock is taken as exclusive, and for how long; without an end it is released.
 fn columns(action: LockAction) -> (bool, Option<i64>) {
     match action {
-        LockAction::Acquire { exclusive, ttl_ms } => (exclusive, Some(count(ttl_ms))),
+        LockAction::Acquire { exclusive, ttl_ms } => (exclusive, Some(bigint(ttl_ms))),
         LockAction::Release => (false, None),
     }
 }

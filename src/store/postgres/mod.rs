@@ -212,6 +212,11 @@ fn bound(limit: Option<u64>) -> i64 {
     limit.and_then(|limit| i64::try_from(limit).ok()).unwrap_or(i64::MAX / 2)
 }
 
+/// A number as SQL has it; a larger one than SQL can name means "all".
+fn bigint<N: TryInto<i64>>(number: N) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
 /// A column that holds a count, a revision or a time.
 fn number(row: &Row, column: usize) -> Result<u64, StoreError> {
     let value: i64 = row.try_get(column).map_err(|error| text_error(&error))?;

@@ -163,8 +163,8 @@ impl Lender {
         begin: &str,
         call: &str,
         parameters: &[Parameter<'_>],
-        limit: Duration,
     ) -> Result<Ended, StoreError> {
+        let limit = self.statement_timeout;
         let deadline = Instant::now() + self.wait + limit + POSTGRES_ANSWER_GRACE;
         let ended = self.transact_lent_by(lent_by, begin, call, parameters, deadline, limit).await;
         ended.map_err(for_many)

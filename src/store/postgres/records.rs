@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_postgres::{Row, types::Type};
 
-use super::{number, pool::Lender, text_error};
+use super::{bigint, number, pool::Lender, text_error};
 use crate::{
     limits::RECORD_OVERHEAD_BYTES,
     store::{Page, PageLimit, StoreError, StoredRecord, UserId},
@@ -42,11 +42,11 @@ pub(super) async fn list_changes(
     deadline: Instant,
 ) -> Result<Page, StoreError> {
     let key = user.as_bytes().as_slice();
-    let since = i64::try_from(since).unwrap_or(i64::MAX);
+    let since = bigint(since);
     // One more than a page is read, to know of more: the sum must stay a number.
-    let most = i64::try_from(limit.max_records).unwrap_or(i64::MAX).min(i64::MAX - 1);
-    let bytes = i64::try_from(limit.max_bytes).unwrap_or(i64::MAX);
-    let overhead = i64::try_from(RECORD_OVERHEAD_BYTES).unwrap_or(i64::MAX);
+    let most = bigint(limit.max_records).min(i64::MAX - 1);
+    let bytes = bigint(limit.max_bytes);
+    let overhead = bigint(RECORD_OVERHEAD_BYTES);
     let rows = lender
         .read(
             LIST_CHANGES,

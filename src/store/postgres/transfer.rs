@@ -9,7 +9,7 @@ use tokio_postgres::{Row, types::Type};
 use uuid::Uuid;
 
 use super::{
-    PostgresStore,
+    PostgresStore, bigint,
     migrate::MIGRATION_KEY,
     number, text_error,
     transaction::{self, Ended, Parameter},
@@ -164,7 +164,7 @@ impl Transfer for PostgresStore {
         limit: usize,
     ) -> Result<Vec<UserSummary>, StoreError> {
         let after = after.as_ref().map_or(&[][..], |user| user.as_bytes());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = bigint(limit);
         let rows = self.fetch(USERS, &[(&after, Type::BYTEA), (&limit, Type::INT8)]).await?;
         let summary = |row: &Row| {
             Ok(UserSummary {
@@ -183,7 +183,7 @@ impl Transfer for PostgresStore {
         limit: usize,
     ) -> Result<Vec<UserCounters>, StoreError> {
         let after = after.as_ref().map_or(&[][..], |user| user.as_bytes());
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = bigint(limit);
         let rows = self.fetch(COUNTERS, &[(&after, Type::BYTEA), (&limit, Type::INT8)]).await?;
         let counters = |row: &Row| {
             Ok(UserCounters {
@@ -201,10 +201,10 @@ impl Transfer for PostgresStore {
         after_revision: u64,
     ) -> Result<Vec<TransferRecord>, StoreError> {
         let key = user.as_bytes().as_slice();
-        let after = i64::try_from(after_revision).unwrap_or(i64::MAX);
-        let most = i64::try_from(MAX_PAGE_RECORDS).unwrap_or(i64::MAX);
-        let overhead = i64::try_from(RECORD_OVERHEAD_BYTES).unwrap_or(i64::MAX);
-        let bytes = i64::try_from(MAX_PAGE_BYTES).unwrap_or(i64::MAX);
+        let after = bigint(after_revision);
+        let most = bigint(MAX_PAGE_RECORDS);
+        let overhead = bigint(RECORD_OVERHEAD_BYTES);
+        let bytes = bigint(MAX_PAGE_BYTES);
         let parameters: [Parameter<'_>; 5] = [
             (&key, Type::BYTEA),
             (&after, Type::INT8),
@@ -224,7 +224,7 @@ impl Transfer for PostgresStore {
         let first = (Vec::new(), String::new(), Uuid::nil());
         let (key, name, instance) = after
             .map_or(first, |(user, name, instance)| (user.as_bytes().to_vec(), name, instance));
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = bigint(limit);
         let parameters: [Parameter<'_>; 4] = [
             (&key, Type::BYTEA),
             (&name, Type::TEXT),
